@@ -1,0 +1,1 @@
+"""The physics and the reconstruction: torch and numpy, no files, no windows."""

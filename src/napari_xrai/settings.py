@@ -1,0 +1,47 @@
+"""Everything a user can set, in one tree: the command line, the panel's forms and settings.json are made from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class InputSettings(BaseModel):
+    """Where the frames come from, and what their files do not say."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sources: list[Path] = Field(default_factory=list, description="Files or folders of frames")
+    detector: Path | None = Field(None, description="Detector file, where the frames' file has no geometry")
+    mask: Path | None = Field(None, description="Extra mask, laid over the detector's own")
+    energy_eV: Annotated[float, Field(gt=0)] | None = Field(None, description="Photon energy (eV)")
+    distance_m: Annotated[float, Field(gt=0)] | None = Field(None, description="Sample to detector (m)")
+    pixel_size_m: Annotated[float, Field(gt=0)] | None = Field(None, description="Pixel size (m)")
+    polarization: Literal["x", "y", "none"] | None = Field(None, description="Polarisation of the beam")
+
+
+class EngineSettings(BaseModel):
+    """How the reconstruction runs. None means: chosen from the data, and shown."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    passes: Annotated[int, Field(ge=1)] | None = Field(None, description="Passes over the frames")
+    max_frames: Annotated[int, Field(ge=1)] | None = Field(None, description="Stop after this many received frames")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="Equal seeds give equal results on the same CPU")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:i", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    threads: Annotated[int, Field(ge=1)] | None = Field(None, description="CPU threads")
+    field: Literal["auto", "voxel"] = Field("auto", description="How the 3D intensity is represented")
+    fluence: Literal["auto", "profiled", "fixed"] = Field(
+        "auto", description="Pulse energy on each particle: fitted per frame, or equal for all"
+    )
+
+
+class Settings(BaseModel):
+    """One run, whole: with this and the frames it can be run again."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    input: InputSettings = Field(default_factory=InputSettings)
+    engine: EngineSettings = Field(default_factory=EngineSettings)
