@@ -1,0 +1,117 @@
+"""The 3D intensity that explains the frames: one interface, a voxel grid behind it.
+
+V(q) = Ī(|q|) · ratio(q): the radial mean Ī carries the dynamic range, the ratio (≈ 1) carries the structure.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
+
+from .pixels import Pixels
+
+F32 = NDArray[np.float32]
+
+DARKEST = 0.02
+"""Smallest ratio that scoring believes: keeps log V finite where few photons have fallen."""
+
+
+class IntensityField(Protocol):
+    """What the loop asks of an intensity, whatever represents it."""
+
+    edge: int
+    ratio: F32
+    """V/Ī on the (edge³) grid, flat (z, y, x), Friedel-symmetric, positive."""
+
+    def update(self, photons: F32, exposure: F32) -> None:
+        """Explain `photons` seen under `exposure` (both (edge³): Σ of poses' photons, and photons expected at ratio 1)."""
+        ...
+
+    def log_grid(self) -> F32:
+        """log ratio, bounded below: what photons are scored against."""
+        ...
+
+    def volume(self) -> F32:
+        """(edge, edge, edge) V(q), mean photons per pixel at mean fluence; 0 where nothing was measured."""
+        ...
+
+
+class RadialProfile:
+    """Ī(|q|): mean photons per pixel of response 1, by shells of one voxel, linear between them."""
+
+    def __init__(self, pixels: Pixels, photons: NDArray[np.float64], n_frames: int) -> None:
+        radius = np.linalg.norm(pixels.q, axis=1)
+        shell = np.rint(radius).astype(int)
+        length = shell.max() + 4
+        response = np.bincount(shell, pixels.response, length)
+        seen = response > 0
+        value = np.bincount(shell, photons, length) / np.maximum(n_frames * response, 1e-12)
+        floor = value[seen & (value > 0)].min()
+        self.value = np.interp(np.arange(length), np.flatnonzero(seen), np.maximum(value[seen], floor))
+
+    def __call__(self, radius: NDArray[np.floating]) -> NDArray[np.float64]:
+        return np.interp(radius, np.arange(len(self.value)), self.value)
+
+
+def grid_radius(edge: int) -> NDArray[np.float64]:
+    """(edge³) distance of each voxel from q = 0, in voxels."""
+    axis = np.arange(edge) - edge // 2
+    return np.sqrt((axis**2)[:, None, None] + (axis**2)[:, None] + axis**2).reshape(-1)
+
+
+def friedel_sum(grid: F32) -> F32:
+    """Grid + its point reflection, V(q) = V(−q): a flat grid of odd edge is its own reverse."""
+    return grid + grid[::-1]
+
+
+class VoxelField:
+    """A grid updated in closed form: photons over exposure, blended towards its smoothed self where photons are few.
+
+    Parameters
+    ----------
+    pixels : Pixels
+    profile : RadialProfile
+    rng : numpy Generator
+        The start: a grid of log-normal noise, Friedel-symmetric.
+    smoothing : float
+        Width of the blend's Gaussian, voxels.
+    photons_to_trust : float
+        Expected photons at which a voxel's own value and its smoothed value weigh the same.
+    """
+
+    def __init__(
+        self, pixels: Pixels, profile: RadialProfile, rng: np.random.Generator,
+        smoothing: float = 0.7, photons_to_trust: float = 10.0,
+    ) -> None:  # fmt: skip
+        self.edge = pixels.edge
+        self.smoothing, self.photons_to_trust = smoothing, photons_to_trust
+        self.profile_grid = profile(grid_radius(self.edge)).astype(np.float32)
+        start = np.exp(0.3 * rng.normal(size=self.edge**3)).astype(np.float32)
+        self.ratio: F32 = friedel_sum(start) / 2
+        self.exposure: F32 = np.zeros_like(self.ratio)
+
+    def update(self, photons: F32, exposure: F32) -> None:
+        photons, exposure = friedel_sum(photons), friedel_sum(exposure)
+        smooth_photons, smooth_exposure = self._smooth(photons), self._smooth(exposure)
+        trust = np.minimum(smooth_exposure, exposure)
+        trust /= trust + self.photons_to_trust
+        raw = (photons + 0.5) / (exposure + 0.5)
+        smooth = (smooth_photons + 0.5) / (smooth_exposure + 0.5)
+        self.ratio = trust * raw + (1 - trust) * smooth
+        self.exposure = exposure
+
+    def _smooth(self, grid: F32) -> F32:
+        cube = grid.reshape(self.edge, self.edge, self.edge)
+        for axis in range(3):
+            cube = gaussian_filter1d(cube, self.smoothing, axis=axis, mode="nearest", truncate=2.5)
+        return np.asarray(cube.reshape(-1), np.float32)
+
+    def log_grid(self) -> F32:
+        return np.log(np.maximum(self.ratio, DARKEST))
+
+    def volume(self) -> F32:
+        value = np.where(self.exposure > 0, self.ratio * self.profile_grid, 0)
+        return value.astype(np.float32).reshape(self.edge, self.edge, self.edge)

@@ -1,0 +1,370 @@
+"""The inner loops on the CPU, compiled: trilinear gather and scatter, and the likelihood of sparse frames.
+
+Every kernel is serial and releases the GIL; callers split frames over threads. The physics is stated, and tested,
+where the kernels are called (`field`, `likelihood`). Volumes are flat (z, y, x) grids of odd edge `n`, with q = 0 in the middle.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+# no "nnan", no "ninf": an infinite fluence shape means a fixed fluence
+_njit: Any = njit(nogil=True, fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy", cache=True)
+
+
+@_njit
+def gather(rotation, point, grid, n, out):  # type: ignore[no-untyped-def]
+    """out[j, p] = grid at rotation[j] · point[p]."""
+    half = (n - 1) * 0.5
+    n2 = n * n
+    for j in range(len(rotation)):
+        r = rotation[j]
+        for p in range(len(point)):
+            qx, qy, qz = point[p, 0], point[p, 1], point[p, 2]
+            x = r[0, 0] * qx + r[0, 1] * qy + r[0, 2] * qz + half
+            y = r[1, 0] * qx + r[1, 1] * qy + r[1, 2] * qz + half
+            z = r[2, 0] * qx + r[2, 1] * qy + r[2, 2] * qz + half
+            ix, iy, iz = int(x), int(y), int(z)
+            fx, fy, fz = x - ix, y - iy, z - iz
+            b = (iz * n + iy) * n + ix
+            v00 = grid[b] + (grid[b + 1] - grid[b]) * fx
+            v01 = grid[b + n] + (grid[b + n + 1] - grid[b + n]) * fx
+            b += n2
+            v10 = grid[b] + (grid[b + 1] - grid[b]) * fx
+            v11 = grid[b + n] + (grid[b + n + 1] - grid[b + n]) * fx
+            low = v00 + (v01 - v00) * fy
+            high = v10 + (v11 - v10) * fy
+            out[j, p] = low + (high - low) * fz
+
+
+@_njit
+def _scatter(grid, x, y, z, value, n):  # type: ignore[no-untyped-def]
+    ix, iy, iz = int(x), int(y), int(z)
+    fx, fy, fz = x - ix, y - iy, z - iz
+    b = (iz * n + iy) * n + ix
+    low, high = value * (1 - fz), value * fz
+    a00, a01 = low * (1 - fy), low * fy
+    a10, a11 = high * (1 - fy), high * fy
+    grid[b] += a00 * (1 - fx)
+    grid[b + 1] += a00 * fx
+    grid[b + n] += a01 * (1 - fx)
+    grid[b + n + 1] += a01 * fx
+    b += n * n
+    grid[b] += a10 * (1 - fx)
+    grid[b + 1] += a10 * fx
+    grid[b + n] += a11 * (1 - fx)
+    grid[b + n + 1] += a11 * fx
+
+
+@_njit
+def scatter(rotation, point, value, grid, n):  # type: ignore[no-untyped-def]
+    """The adjoint of `gather`: grid += value[j, p] at rotation[j] · point[p]."""
+    half = (n - 1) * 0.5
+    for j in range(len(rotation)):
+        r = rotation[j]
+        for p in range(len(point)):
+            v = value[j, p]
+            if v == 0.0:
+                continue
+            qx, qy, qz = point[p, 0], point[p, 1], point[p, 2]
+            x = r[0, 0] * qx + r[0, 1] * qy + r[0, 2] * qz + half
+            y = r[1, 0] * qx + r[1, 1] * qy + r[1, 2] * qz + half
+            z = r[2, 0] * qx + r[2, 1] * qy + r[2, 2] * qz + half
+            _scatter(grid, x, y, z, v, n)
+
+
+@_njit
+def scatter_photons(rotation, frame, weight, q, start, stop, pixel, count, grid, n):  # type: ignore[no-untyped-def]
+    """grid += photons of frame[j] at rotation[j], times weight[j]."""
+    half = (n - 1) * 0.5
+    for j in range(len(frame)):
+        w = weight[j]
+        if w <= 0.0:
+            continue
+        f = frame[j]
+        r = rotation[j]
+        for i in range(start[f], stop[f]):
+            p = pixel[i]
+            qx, qy, qz = q[p, 0], q[p, 1], q[p, 2]
+            x = r[0, 0] * qx + r[0, 1] * qy + r[0, 2] * qz + half
+            y = r[1, 0] * qx + r[1, 1] * qy + r[1, 2] * qz + half
+            z = r[2, 0] * qx + r[2, 1] * qy + r[2, 2] * qz + half
+            _scatter(grid, x, y, z, count[i] * w, n)
+
+
+@_njit
+def rotate(omega, r, out):  # type: ignore[no-untyped-def]
+    """out = exp(omega) · r (Rodrigues)."""
+    a, b, c = omega[0], omega[1], omega[2]
+    t2 = a * a + b * b + c * c
+    t = math.sqrt(t2)
+    if t < 1e-6:
+        s, k = 1.0, 0.5
+    else:
+        s, k = math.sin(t) / t, (1 - math.cos(t)) / t2
+    e00, e01, e02 = 1 - k * (b * b + c * c), k * a * b - s * c, k * a * c + s * b
+    e10, e11, e12 = k * a * b + s * c, 1 - k * (a * a + c * c), k * b * c - s * a
+    e20, e21, e22 = k * a * c - s * b, k * b * c + s * a, 1 - k * (a * a + b * b)
+    for j in range(3):
+        x, y, z = r[0, j], r[1, j], r[2, j]
+        out[0, j] = e00 * x + e01 * y + e02 * z
+        out[1, j] = e10 * x + e11 * y + e12 * z
+        out[2, j] = e20 * x + e21 * y + e22 * z
+
+
+@_njit
+def photon_term(r, q, start, stop, pixel, count, log_grid, n, gradient, fisher, derive):  # type: ignore[no-untyped-def]
+    """Σ k log V(r q) over one frame's photons; its gradient and empirical Fisher matrix for exp(ω)·r where `derive`."""
+    half = (n - 1) * 0.5
+    n2 = n * n
+    total = 0.0
+    g0 = g1 = g2 = 0.0
+    h00 = h01 = h02 = h11 = h12 = h22 = 0.0
+    r00, r01, r02 = r[0, 0], r[0, 1], r[0, 2]
+    r10, r11, r12 = r[1, 0], r[1, 1], r[1, 2]
+    r20, r21, r22 = r[2, 0], r[2, 1], r[2, 2]
+    for i in range(start, stop):
+        p = pixel[i]
+        qx, qy, qz, k = q[p, 0], q[p, 1], q[p, 2], count[i]
+        sx = r00 * qx + r01 * qy + r02 * qz
+        sy = r10 * qx + r11 * qy + r12 * qz
+        sz = r20 * qx + r21 * qy + r22 * qz
+        x, y, z = sx + half, sy + half, sz + half
+        ix, iy, iz = int(x), int(y), int(z)
+        fx, fy, fz = x - ix, y - iy, z - iz
+        b = (iz * n + iy) * n + ix
+        d00, d01 = log_grid[b + 1] - log_grid[b], log_grid[b + n + 1] - log_grid[b + n]
+        v00, v01 = log_grid[b] + d00 * fx, log_grid[b + n] + d01 * fx
+        b += n2
+        d10, d11 = log_grid[b + 1] - log_grid[b], log_grid[b + n + 1] - log_grid[b + n]
+        v10, v11 = log_grid[b] + d10 * fx, log_grid[b + n] + d11 * fx
+        low, high = v00 + (v01 - v00) * fy, v10 + (v11 - v10) * fy
+        total += k * (low + (high - low) * fz)
+        if derive:
+            gz = high - low
+            gy = (v01 - v00) + ((v11 - v10) - (v01 - v00)) * fz
+            dl, dh = d00 + (d01 - d00) * fy, d10 + (d11 - d10) * fy
+            gx = dl + (dh - dl) * fz
+            t0, t1, t2 = sy * gz - sz * gy, sz * gx - sx * gz, sx * gy - sy * gx
+            g0 += k * t0
+            g1 += k * t1
+            g2 += k * t2
+            h00 += k * t0 * t0
+            h01 += k * t0 * t1
+            h02 += k * t0 * t2
+            h11 += k * t1 * t1
+            h12 += k * t1 * t2
+            h22 += k * t2 * t2
+    if derive:
+        gradient[0], gradient[1], gradient[2] = g0, g1, g2
+        fisher[0, 0], fisher[1, 1], fisher[2, 2] = h00, h11, h22
+        fisher[0, 1] = fisher[1, 0] = h01
+        fisher[0, 2] = fisher[2, 0] = h02
+        fisher[1, 2] = fisher[2, 1] = h12
+    return total
+
+
+@_njit
+def expected_total(r, table, node, frame_of_node, m, scale):  # type: ignore[no-untyped-def]
+    """Expected photons at pose r: `ExposureTable` interpolated over the viewing direction, with its in-plane harmonics."""
+    half = (m - 1) * 0.5
+    x, y, z = r[0, 2] * scale + half, r[1, 2] * scale + half, r[2, 2] * scale + half
+    ix, iy, iz = int(x), int(y), int(z)
+    fx, fy, fz = x - ix, y - iy, z - iz
+    harmonics = (table.shape[1] - 1) // 2
+    total = 0.0
+    for corner in range(8):
+        dx, dy, dz = corner & 1, (corner >> 1) & 1, corner >> 2
+        w = (fx if dx else 1 - fx) * (fy if dy else 1 - fy) * (fz if dz else 1 - fz)
+        j = node[((iz + dz) * m + iy + dy) * m + ix + dx]
+        value = table[j, 0]
+        if harmonics > 0:
+            d = frame_of_node[j]
+            c = d[0, 0] * r[0, 0] + d[1, 0] * r[1, 0] + d[2, 0] * r[2, 0]
+            c += d[0, 1] * r[0, 1] + d[1, 1] * r[1, 1] + d[2, 1] * r[2, 1]
+            s = d[0, 1] * r[0, 0] + d[1, 1] * r[1, 0] + d[2, 1] * r[2, 0]
+            s -= d[0, 0] * r[0, 1] + d[1, 0] * r[1, 1] + d[2, 0] * r[2, 1]
+            length = math.sqrt(c * c + s * s) + 1e-12
+            c, s = c / length, s / length
+            ck, sk = 1.0, 0.0
+            for k in range(harmonics):
+                ck, sk = ck * c - sk * s, ck * s + sk * c
+                value += table[j, 1 + 2 * k] * ck + table[j, 2 + 2 * k] * sk
+        total += w * value
+    return total
+
+
+@_njit
+def fluence_term(total, photons, shape):  # type: ignore[no-untyped-def]
+    """−log of what the fluence costs: fixed fluence (shape = inf), or marginalised over Gamma(shape, mean 1)."""
+    if math.isinf(shape):
+        return -total
+    return -(photons + shape) * math.log((total + shape) / (1.0 + shape))
+
+
+@_njit
+def pose_score(r, s, e, photons, q, pixel, count, log_grid, n, tab, nod, fon, m, scale, shape, g, h, derive):  # type: ignore[no-untyped-def]
+    """Log-likelihood of one frame at pose r, with gradient and Fisher matrix for exp(ω)·r where `derive`."""
+    value = photon_term(r, q, s, e, pixel, count, log_grid, n, g, h, derive)
+    value += fluence_term(expected_total(r, tab, nod, fon, m, scale), photons, shape)
+    if derive:
+        # the expected total varies slowly: central differences are exact enough and need no second table
+        turned = np.empty((3, 3))
+        omega = np.zeros(3)
+        for a in range(3):
+            omega[a] = 0.01
+            rotate(omega, r, turned)
+            up = fluence_term(expected_total(turned, tab, nod, fon, m, scale), photons, shape)
+            omega[a] = -0.01
+            rotate(omega, r, turned)
+            down = fluence_term(expected_total(turned, tab, nod, fon, m, scale), photons, shape)
+            omega[a] = 0.0
+            g[a] += (up - down) / 0.02
+    return value
+
+
+@_njit
+def score(candidate, start, stop, photons, q, pixel, count, log_grid, n, tab, nod, fon, m, scale, shape, out):  # type: ignore[no-untyped-def]
+    """out[f, c] = log-likelihood of frame f at candidate[f, c]."""
+    g = np.zeros(3)
+    h = np.zeros((3, 3))
+    for f in range(candidate.shape[0]):
+        for c in range(candidate.shape[1]):
+            out[f, c] = pose_score(
+                candidate[f, c], start[f], stop[f], photons[f], q, pixel, count, log_grid, n,
+                tab, nod, fon, m, scale, shape, g, h, False,
+            )  # fmt: skip
+
+
+@_njit
+def cholesky(h, damping, c):  # type: ignore[no-untyped-def]
+    """Lower triangle c of h + damping·1, kept positive."""
+    c[0, 0] = math.sqrt(max(h[0, 0] + damping, 1e-6))
+    c[1, 0] = h[1, 0] / c[0, 0]
+    c[2, 0] = h[2, 0] / c[0, 0]
+    c[1, 1] = math.sqrt(max(h[1, 1] + damping - c[1, 0] ** 2, 1e-6))
+    c[2, 1] = (h[2, 1] - c[2, 0] * c[1, 0]) / c[1, 1]
+    c[2, 2] = math.sqrt(max(h[2, 2] + damping - c[2, 0] ** 2 - c[2, 1] ** 2, 1e-6))
+
+
+@_njit
+def back_substitute(c, y, out):  # type: ignore[no-untyped-def]
+    """Solve cᵀ out = y."""
+    out[2] = y[2] / c[2, 2]
+    out[1] = (y[1] - c[2, 1] * out[2]) / c[1, 1]
+    out[0] = (y[0] - c[1, 0] * out[1] - c[2, 0] * out[2]) / c[0, 0]
+
+
+@_njit
+def newton_step(c, g, longest, out):  # type: ignore[no-untyped-def]
+    """out = (c cᵀ)⁻¹ g, no longer than `longest`; its length is returned."""
+    y = np.empty(3)
+    y[0] = g[0] / c[0, 0]
+    y[1] = (g[1] - c[1, 0] * y[0]) / c[1, 1]
+    y[2] = (g[2] - c[2, 0] * y[0] - c[2, 1] * y[1]) / c[2, 2]
+    back_substitute(c, y, out)
+    length = math.sqrt(out[0] ** 2 + out[1] ** 2 + out[2] ** 2)
+    if length > longest:
+        for a in range(3):
+            out[a] *= longest / length
+    return length
+
+
+PRIOR = 1.0
+"""Damping of the Fisher matrix in rad⁻²: a frame without photons stays where it is."""
+
+
+@_njit
+def refine(
+    candidate, start, stop, photons, q, pixel, count, log_grid, n, tab, nod, fon, m, scale, shape,
+    steps, longest, fisher_out, out,
+):  # fmt: skip  # type: ignore[no-untyped-def]
+    """Levenberg–Marquardt on SO(3) from every candidate, in place; out[f, c] = log-likelihood reached."""
+    g, g_new, omega = np.zeros(3), np.zeros(3), np.zeros(3)
+    h, h_new, chol, trial, r = np.zeros((3, 3)), np.zeros((3, 3)), np.zeros((3, 3)), np.zeros((3, 3)), np.zeros((3, 3))
+    for f in range(candidate.shape[0]):
+        for c in range(candidate.shape[1]):
+            r[:] = candidate[f, c]
+            value = pose_score(
+                r,
+                start[f],
+                stop[f],
+                photons[f],
+                q,
+                pixel,
+                count,
+                log_grid,
+                n,
+                tab,
+                nod,
+                fon,
+                m,
+                scale,
+                shape,
+                g,
+                h,
+                True,
+            )
+            damping = PRIOR
+            for _ in range(steps):
+                cholesky(h, damping, chol)
+                if newton_step(chol, g, longest, omega) < 0.003:
+                    break
+                rotate(omega, r, trial)
+                new = pose_score(
+                    trial, start[f], stop[f], photons[f], q, pixel, count, log_grid, n,
+                    tab, nod, fon, m, scale, shape, g_new, h_new, True,
+                )  # fmt: skip
+                if new > value:
+                    r[:] = trial
+                    h[:] = h_new
+                    g[:] = g_new
+                    value = new
+                    damping = max(damping * 0.3, PRIOR)
+                else:
+                    damping = 4 * max(damping, 0.1 * (h[0, 0] + h[1, 1] + h[2, 2]))
+            candidate[f, c] = r
+            fisher_out[f, c] = h
+            out[f, c] = value
+
+
+@_njit
+def sample_modes(
+    mode, fisher, start, stop, photons, q, pixel, count, log_grid, n, tab, nod, fon, m, scale, shape,
+    beta, noise, sample, weight,
+):  # fmt: skip  # type: ignore[no-untyped-def]
+    """Samples of each mode's Laplace posterior at inverse temperature `beta`, importance-weighted to sum to 1 per frame."""
+    g, omega = np.zeros(3), np.zeros(3)
+    h, chol = np.zeros((3, 3)), np.zeros((3, 3))
+    per_mode = noise.shape[2]
+    spread = 1.0 / math.sqrt(beta)
+    for f in range(mode.shape[0]):
+        best = -1e300
+        for c in range(mode.shape[1]):
+            cholesky(fisher[f, c], PRIOR, chol)
+            log_volume = math.log(chol[0, 0] * chol[1, 1] * chol[2, 2])
+            for j in range(per_mode):
+                z = noise[f, c, j]
+                back_substitute(chol, z, omega)
+                for a in range(3):
+                    omega[a] *= spread
+                i = c * per_mode + j
+                rotate(omega, mode[f, c], sample[f, i])
+                value = pose_score(
+                    sample[f, i], start[f], stop[f], photons[f], q, pixel, count, log_grid, n,
+                    tab, nod, fon, m, scale, shape, g, h, False,
+                )  # fmt: skip
+                value = beta * value + 0.5 * (z[0] ** 2 + z[1] ** 2 + z[2] ** 2) - log_volume
+                weight[f, i] = value
+                best = max(best, value)
+        total = 0.0
+        for i in range(weight.shape[1]):
+            w = math.exp(weight[f, i] - best)
+            weight[f, i] = w if w > 0.02 else 0.0
+            total += weight[f, i]
+        for i in range(weight.shape[1]):
+            weight[f, i] /= total

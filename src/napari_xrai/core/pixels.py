@@ -1,0 +1,189 @@
+"""The engine's view of a detector: usable pixels in voxel units, ordered so that a resolution limit is a prefix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .frames import BAD, GOOD, Detector, Frames, Units
+
+LARGEST_RADIUS = 64.0
+"""Detector edge in voxels beyond which pixels are binned into larger voxels."""
+
+LEAST_COVERAGE = 0.6
+"""A ring orients particles when at least this part of its circumference is measured."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """Usable pixels: first those that orient, then those that are only merged, each by rising distance from the beam.
+
+    Parameters
+    ----------
+    q : (U, 3) float32
+        Lab-frame scattering vectors in voxels.
+    response : (U,) float32
+        Solid angle × polarisation, mean 1.
+    rho, azimuth : (U,) float64
+        Polar coordinates of (q_x, q_y): voxels, radians.
+    n_orient : int
+        Pixels ``[:n_orient]`` orient.
+    rank : (P,) int32
+        Row of each detector pixel here, −1 where it is masked out.
+    voxel_size : float
+        Of the volume, in `units`.
+    ewald_radius : float
+        1/λ in voxels.
+    edge : int
+        Voxels along an edge of the volume: odd, so that q = 0 is the middle voxel.
+    """
+
+    q: NDArray[np.float32]
+    response: NDArray[np.float32]
+    rho: NDArray[np.float64]
+    azimuth: NDArray[np.float64]
+    n_orient: int
+    rank: NDArray[np.int32]
+    voxel_size: float
+    units: Units
+    ewald_radius: float
+    edge: int
+
+    @property
+    def inner_radius(self) -> float:
+        """Radius of the beam stop's edge, voxels."""
+        return float(self.rho[0])
+
+    @property
+    def orient_radius(self) -> float:
+        """Largest radius that orients, voxels."""
+        return float(self.rho[self.n_orient - 1])
+
+    def within(self, radius: float) -> int:
+        """How many orienting pixels lie within `radius` voxels of the beam."""
+        return int(np.searchsorted(self.rho[: self.n_orient], radius, side="right"))
+
+    def sparse(self, frames: Frames) -> SparsePhotons:
+        """Photons of `frames` on these pixels, by rising rank within each frame."""
+        row = np.repeat(np.arange(len(frames), dtype=np.int64), np.diff(frames.start))
+        rank = self.rank[frames.pixel]
+        kept = rank >= 0
+        width = len(self.rho)
+        order = np.argsort(row[kept] * width + rank[kept])
+        start = np.zeros(len(frames) + 1, np.int64)
+        np.cumsum(np.bincount(row[kept], minlength=len(frames)), out=start[1:])
+        return SparsePhotons(start, rank[kept][order], frames.count[kept][order].astype(np.float32), frames.index)
+
+
+@dataclass(frozen=True, eq=False)
+class SparsePhotons:
+    """Compressed rows of photons over `Pixels` (start, pixel, count), with the frames' source positions."""
+
+    start: NDArray[np.int64]
+    pixel: NDArray[np.int32]
+    count: NDArray[np.float32]
+    index: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def stops(self, n_pixels: int) -> NDArray[np.int64]:
+        """(N,) end of each frame's photons on the first `n_pixels` pixels."""
+        below = np.concatenate([[0], np.cumsum(self.pixel < n_pixels)])
+        return self.start[:-1] + below[self.start[1:]] - below[self.start[:-1]]
+
+    def totals(self, n_pixels: int) -> NDArray[np.float32]:
+        """(N,) photons of each frame on the first `n_pixels` pixels."""
+        photons = np.concatenate([[0.0], np.cumsum(self.count * (self.pixel < n_pixels), dtype=np.float64)])
+        return (photons[self.start[1:]] - photons[self.start[:-1]]).astype(np.float32)
+
+    def dense(self, n_pixels: int) -> NDArray[np.float32]:
+        """(N, n_pixels) photons on the first `n_pixels` pixels."""
+        out = np.zeros((len(self), n_pixels), np.float32)
+        row = np.repeat(np.arange(len(self)), np.diff(self.start))
+        near = self.pixel < n_pixels
+        out[row[near], self.pixel[near]] = self.count[near]
+        return out
+
+    def take(self, rows: NDArray[np.int64]) -> SparsePhotons:
+        """The frames at these positions, in this order."""
+        length = np.diff(self.start)[rows]
+        start = np.concatenate([[0], np.cumsum(length)])
+        entry = np.arange(start[-1]) + np.repeat(self.start[:-1][rows] - start[:-1], length)
+        return SparsePhotons(start, self.pixel[entry], self.count[entry], self.index[rows])
+
+    @classmethod
+    def concatenate(cls, parts: list[SparsePhotons]) -> SparsePhotons:
+        """One out of several over the same pixels."""
+        length = np.concatenate([np.diff(p.start) for p in parts])
+        return cls(
+            np.concatenate([[0], np.cumsum(length)]),
+            np.concatenate([p.pixel for p in parts]),
+            np.concatenate([p.count for p in parts]),
+            np.concatenate([p.index for p in parts]),
+        )
+
+
+def pixels_of(detector: Detector) -> Pixels:
+    """Choose the voxel from the detector and lay its usable pixels out for the engine.
+
+    The voxel is the step of one pixel in q beside the beam, or an integer multiple of it where the detector's edge
+    would lie beyond `LARGEST_RADIUS` voxels.
+
+    Raises
+    ------
+    ValueError
+        Where the mask leaves fewer than 32 pixels.
+    """
+    usable = (detector.mask < BAD) & (detector.response > 0) & np.isfinite(detector.q).all(1)
+    if usable.sum() < 32:
+        raise ValueError(f"the mask leaves {usable.sum()} usable pixels of {detector.n_pixels}: check the mask")
+    step = pixel_step(detector.q[usable])
+    if detector.units == "detector_voxel" and abs(step - 1) < 0.05:
+        step = 1.0  # the file's own voxel: its volumes then lie on the same grid
+    orienting = usable & (detector.mask == GOOD)
+    if orienting.sum() < 32:
+        raise ValueError(f"the mask leaves {orienting.sum()} pixels for orientation: check the mask")
+    rho = np.hypot(detector.q[:, 0], detector.q[:, 1])
+    limit = covered_radius(rho[orienting], step)
+    voxel = step * max(1, int(np.ceil(limit / step / LARGEST_RADIUS)))
+    orienting &= rho <= limit
+    order = np.lexsort((rho, ~orienting))
+    order = order[usable[order]]
+    q = detector.q[order] / voxel
+    response = detector.response[order]
+    rank = np.full(detector.n_pixels, -1, np.int32)
+    rank[order] = np.arange(len(order), dtype=np.int32)
+    return Pixels(
+        q=np.ascontiguousarray(q, np.float32),
+        response=(response / response.mean()).astype(np.float32),
+        rho=rho[order] / voxel,
+        azimuth=np.arctan2(q[:, 1], q[:, 0]) % (2 * np.pi),
+        n_orient=int(orienting.sum()),
+        rank=rank,
+        voxel_size=voxel,
+        units=detector.units,
+        ewald_radius=detector.ewald_radius / voxel,
+        edge=2 * int(np.ceil(np.linalg.norm(q, axis=1).max())) + 5,
+    )
+
+
+def pixel_step(q: NDArray[np.float64]) -> float:
+    """Median distance in q between neighbouring pixels, near the beam."""
+    from scipy.spatial import cKDTree
+
+    near = q[np.argsort(np.linalg.norm(q, axis=1))[:500]]
+    distance, _ = cKDTree(near).query(near, k=2)
+    return float(np.median(distance[:, 1]))
+
+
+def covered_radius(rho: NDArray[np.float64], step: float) -> float:
+    """Largest radius up to which rings are measured over `LEAST_COVERAGE` of their circumference."""
+    ring = np.rint(rho / step).astype(int)
+    coverage = np.bincount(ring) / np.maximum(2 * np.pi * np.arange(ring.max() + 1), 1)
+    outermost = np.flatnonzero(coverage >= LEAST_COVERAGE)
+    if len(outermost) == 0:
+        return float(rho.max())
+    return float(rho[ring <= outermost[-1]].max())

@@ -1,0 +1,148 @@
+"""Exact posterior over SO(3) at low resolution: every in-plane angle of every viewing direction, by FFT.
+
+On a polar grid an in-plane rotation is a shift, so Σ K log V over all in-plane angles is a circular correlation of a
+frame's rings with a template's rings; one template per viewing *direction* is rendered. The photons expected in all,
+Σ c V, depend on the in-plane angle too unless response × mask is ring-symmetric: one more correlation, shared by all
+frames, carried here as one more ring. The M-step is the adjoint of the same correlation.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from . import kernels
+from .pixels import Pixels
+from .rotations import direction_to_rotation, fibonacci_directions, random_rotations, rotation_z
+from .workers import chunks, in_threads
+
+F32 = NDArray[np.float32]
+
+
+class PolarSearch:
+    """Search over SO(3) with the pixels within `radius` voxels of the beam.
+
+    Parameters
+    ----------
+    pixels : Pixels
+    brightness : (U,) float32
+        Mean photons per frame and pixel of a structureless particle.
+    radius : float
+        Voxels.
+    sampling : float
+        Directions and in-plane angles per speckle-limited step: 1 puts neighbours one voxel apart at `radius`.
+    """
+
+    def __init__(self, pixels: Pixels, brightness: F32, radius: float, sampling: float) -> None:
+        self.radius, self.sampling = radius, sampling
+        self.n_pixels = pixels.within(radius)
+        inner = pixels.inner_radius
+        self.n_rings = max(3, int(radius - inner + 0.5) + 1)
+        self.n_angles = max(16, int(np.ceil(2 * np.pi * radius * sampling / 8)) * 8)
+        self.base = direction_to_rotation(fibonacci_directions(int(4 * np.pi * (radius * sampling) ** 2)))
+        self.rotation: F32 = self.base.astype(np.float32)
+        self.spread = self._polar_spread(pixels, inner)
+        self.brightness = torch.from_numpy(brightness[: self.n_pixels]) @ self.spread
+        rho = np.repeat(np.linspace(inner, radius, self.n_rings), self.n_angles)
+        phi = np.tile(np.arange(self.n_angles) * 2 * np.pi / self.n_angles, self.n_rings)
+        depth = np.sqrt(pixels.ewald_radius**2 - rho**2) - pixels.ewald_radius
+        self.point = np.stack([rho * np.cos(phi), rho * np.sin(phi), depth], -1).astype(np.float32)
+        self._fourier_matrices()
+
+    def _polar_spread(self, pixels: Pixels, inner: float) -> torch.Tensor:
+        """(pixels, rings × angles) bilinear shares of each pixel in the polar grid's cells; rows sum to 1."""
+        n = self.n_pixels
+        ring = np.clip((pixels.rho[:n] - inner) / (self.radius - inner) * (self.n_rings - 1), 0, self.n_rings - 1.0001)
+        angle = pixels.azimuth[:n] / (2 * np.pi) * self.n_angles
+        r0, a0 = ring.astype(int), angle.astype(int)
+        share = torch.zeros(n, self.n_rings * self.n_angles)
+        row = np.arange(n)
+        for dr in (0, 1):
+            for da in (0, 1):
+                w = np.abs(1 - dr - (ring - r0)) * np.abs(1 - da - (angle - a0))
+                cell = (r0 + dr) * self.n_angles + (a0 + da) % self.n_angles
+                share[row, cell] += torch.from_numpy(w).float()
+        return share
+
+    def _fourier_matrices(self) -> None:
+        """Real DFT over the in-plane angle, and back, as matrices: at these sizes a GEMM beats an FFT."""
+        n = self.n_angles
+        self.n_freq = n // 2 + 1
+        phase = 2 * np.pi * np.arange(self.n_freq)[:, None] * np.arange(n)[None] / n
+        twice = np.full((self.n_freq, 1), 2.0)
+        twice[0] = twice[-1] = 1
+        cos, sin = np.cos(phase), np.sin(phase)
+        self.inverse = torch.tensor(np.stack([twice * cos, -twice * sin], 1).reshape(-1, n) / n, dtype=torch.float32)
+        self.forward = torch.tensor(np.stack([cos, -sin], 1).reshape(-1, n), dtype=torch.float32)
+
+    def set_field(
+        self, ratio: F32, edge: int, fluence_shape: float, rng: np.random.Generator, darkest: float, threads: int = 1
+    ) -> None:
+        """Render the templates of a field, viewing directions turned by one random rotation (no direction is special)."""
+        self.rotation = np.asarray(random_rotations(1, rng)[0] @ self.base, np.float32)
+        value = np.empty((len(self.base), self.n_rings * self.n_angles), np.float32)
+        in_threads(
+            lambda part: kernels.gather(self.rotation[part], self.point, ratio, edge, value[part]),
+            chunks(len(value), 128), threads,
+        )  # fmt: skip
+        template = torch.from_numpy(value).clamp_(min=darkest)
+        self.shape = fluence_shape
+        self.total = self._expected_totals(template)
+        cost = self.total if np.isinf(fluence_shape) else torch.log((self.total + fluence_shape) / (1 + fluence_shape))
+        log_template = torch.fft.rfft(template.log_().view(-1, self.n_rings, self.n_angles), dim=-1)
+        # the fluence's cost is one more ring: its "photons" are the same at every frequency, −1 or −(K + shape)
+        ring = torch.cat([log_template, torch.fft.rfft(cost, dim=-1).conj()[:, None]], 1).permute(2, 1, 0)
+        re, im = ring.real, ring.imag
+        self.template = torch.stack([torch.cat([re, im], 1), torch.cat([-im, re], 1)], 1).contiguous()
+
+    def _expected_totals(self, template: torch.Tensor) -> torch.Tensor:
+        """(directions, angles) photons expected in all: the correlation of the template with the brightness."""
+        rings = torch.fft.rfft(template.view(-1, self.n_rings, self.n_angles), dim=-1)
+        bright = torch.fft.rfft(self.brightness.view(self.n_rings, self.n_angles), dim=-1)
+        return torch.fft.irfft((rings.conj() * bright).sum(1), n=self.n_angles, dim=-1).clamp(min=1e-6)
+
+    def log_likelihood(self, photons: torch.Tensor) -> torch.Tensor:
+        """(B, directions, angles) log-likelihood of frames `photons` (B, n_pixels), up to a constant per frame."""
+        batch = len(photons)
+        frame = torch.fft.rfft((photons @ self.spread).view(batch, self.n_rings, self.n_angles), dim=-1).permute(
+            2, 0, 1
+        )
+        charge = torch.ones(batch) if np.isinf(self.shape) else photons.sum(1) + self.shape
+        extra = (-charge).expand(self.n_freq, batch)[..., None]
+        zero = torch.zeros_like(extra)
+        self.frame = torch.cat([frame.real, extra, frame.imag, zero], 2).contiguous()
+        product = torch.matmul(self.frame[:, None], self.template).view(2 * self.n_freq, batch * len(self.base))
+        return (product.T @ self.inverse).view(batch, len(self.base), self.n_angles)
+
+    def back_project(self, posterior: torch.Tensor, photons: torch.Tensor) -> tuple[F32, F32]:
+        """Photons and exposure that a posterior (B, directions, angles) lays on the templates: each (directions, cells)."""
+        batch, directions = posterior.shape[:2]
+        n = self.n_rings
+        wave = (self.forward @ posterior.view(-1, self.n_angles).T).view(self.n_freq, 2, batch, directions)
+        rings = torch.cat([self.frame[:, :, :n], self.frame[:, :, n + 1 : 2 * n + 1]], 2)
+        laid = torch.matmul(wave.transpose(2, 3), rings[:, None])
+        re = laid[:, 0, :, :n] + laid[:, 1, :, n:]
+        im = laid[:, 0, :, n:] - laid[:, 1, :, :n]
+        photon_map = torch.fft.irfft(torch.complex(re, im).permute(1, 2, 0), n=self.n_angles, dim=-1).clamp(min=0)
+        return photon_map.flatten(1).numpy(), self._exposure(posterior, photons).numpy()
+
+    def _exposure(self, posterior: torch.Tensor, photons: torch.Tensor) -> torch.Tensor:
+        """(directions, cells): the brightness, turned by the posterior's in-plane angles and scaled by the fluence."""
+        if np.isinf(self.shape):
+            turned = posterior.sum(0)
+        else:
+            turned = torch.einsum("b,bda->da", photons.sum(1) + self.shape, posterior) / (self.total + self.shape)
+        bright = torch.fft.rfft(self.brightness.view(self.n_rings, self.n_angles), dim=-1)
+        wave = torch.fft.rfft(turned, dim=-1).conj()[:, None] * bright
+        return torch.fft.irfft(wave, n=self.n_angles, dim=-1).clamp(min=0).flatten(1)
+
+    def pose(self, direction: NDArray[np.int64], angle: NDArray[np.int64]) -> F32:
+        """(…, 3, 3) rotations lab → particle of template `direction` seen at in-plane step `angle`."""
+        return np.asarray(self.rotation[direction] @ rotation_z(-2 * np.pi * angle / self.n_angles), np.float32)
+
+    def best(self, photons: torch.Tensor, top: int) -> F32:
+        """(B, top, 3, 3) most likely poses of frames (B, n_pixels), one per viewing direction."""
+        score, angle = self.log_likelihood(photons).max(2)
+        direction = score.topk(top, 1).indices
+        return self.pose(direction.numpy(), angle.gather(1, direction).numpy())
