@@ -102,7 +102,8 @@ def solid_angle_polarization(
     distance = np.linalg.norm(centre_m, axis=-1)
     direction = centre_m / distance[..., None]
     facing = np.abs(np.einsum("...i,...i->...", area_m2, direction))
-    return facing / distance**2 * polarization_factor(direction, polarization)
+    product: NDArray[np.float64] = facing / distance**2 * polarization_factor(direction, polarization)
+    return product
 
 
 def detector_from_positions(

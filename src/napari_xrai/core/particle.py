@@ -220,9 +220,10 @@ def _structure_sum(
         waves: NDArray[np.complex128] = np.exp(2j * np.pi * np.outer(q, x)) / _kernel_transform(q * step)[:, None]
         return waves
 
-    out: NDArray[np.complex128] = grid.reshape(size[2], size[1], size[0]) @ transform(half, 0).T  # (z, y, half)
-    out = np.matmul(transform(k, 1), out)  # (z, k, half)
-    total: NDArray[np.complex128] = np.tensordot(transform(k, 2), out, axes=(1, 0))
+    box: NDArray[np.complex128] = grid.reshape(size[::-1]).astype(np.complex128)
+    by_x = np.matmul(box, transform(half, 0).T)  # (z, y, half)
+    by_y = np.matmul(transform(k, 1), by_x)  # (z, k, half)
+    total: NDArray[np.complex128] = np.tensordot(transform(k, 2), by_y, axes=(1, 0))
     return total
 
 

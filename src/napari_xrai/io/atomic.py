@@ -1,0 +1,37 @@
+"""Finished files only: a file appears under its name complete, or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .source import InputError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` to write to; it takes the name `path` when the block ends well.
+
+    Raises
+    ------
+    InputError
+        If the operating system refuses to write: no such folder, no permission, disk full.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError) -> InputError:
+    """One sentence for a refused write; HDF5 hides the system's reason in its message."""
+    reason = (os.strerror(error.errno) if error.errno else str(error)).splitlines()[0]
+    return InputError(f"{path} cannot be written ({reason}): free some space or choose another folder")

@@ -1,0 +1,362 @@
+"""CXI files (cxidb.org): reading versions 1.x with their two meanings of the mask, writing 1.6."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.detector import Panels, Polarization, detector_from_panels, panels_from_detector, square_panel
+from ..core.frames import BAD, GOOD, MERGE_ONLY, Detector, Frames
+from .atomic import unwritable
+from .batched import BatchedSource, Rows, check_header, dense_frames, open_hdf5
+from .source import InputError
+
+JOULE_PER_EV = 1.602176634e-19
+
+# CXI 1.5 and later, section "mask": any of these bits makes a pixel unusable
+REJECT_BITS = 0x69F
+# before 1.5 bit 0 meant *valid*, and these meant trouble
+OLD_VALID_BIT, OLD_REJECT_BITS = 0x1, 0x19E
+PIXEL_IS_BAD, PIXEL_IS_MERGE_ONLY = 0x80, 0x100
+"""Bad; and outside the resolution limits, which rejects nothing: merged, but not used for orientation."""
+
+DETECTOR = "entry_1/instrument_1/detector_1"
+SOURCE = "entry_1/instrument_1/source_1"
+CHUNK_BYTES = 262_144
+MASKS_READ = 100
+
+
+class CxiSource(BatchedSource):
+    """Frames of a CXI file: 3D (frame, y, x) or modular 4D (frame, module, y, x).
+
+    Parameters
+    ----------
+    path : Path
+    energy_eV, distance_m, pixel_size_m, polarization : optional
+        What the file does not say, or says wrongly: these win.
+
+    Raises
+    ------
+    InputError
+        If there is no data, or it is not frames.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        energy_eV: float | None = None,
+        distance_m: float | None = None,
+        pixel_size_m: float | None = None,
+        polarization: Polarization | None = None,
+    ) -> None:
+        with open_hdf5(path) as file:
+            data = find_data(file)
+            if data is None:
+                raise InputError(f"{path} has no dataset entry_1/data_1/data: it is no CXI file of frames")
+            if data.ndim not in (3, 4):
+                raise InputError(f"{path}: {data.name} has shape {data.shape}; expected frames of 2 or 3 axes")
+            if data.dtype.kind not in "uif":
+                raise InputError(f"{path}: {data.name} holds {data.dtype}, not photon counts")
+            shape = tuple(int(n) for n in data.shape[1:])
+            check_header(path, int(data.shape[0]), int(np.prod(shape)))
+            self._dataset = data.name
+            version = _version(file)
+            super().__init__(f"CXI {version // 100}.{version // 10 % 10}", (path,), int(data.shape[0]), shape)
+            reader = _GeometryReader(file, path, shape, distance_m, pixel_size_m)
+            mask = _read_mask(file, data, version)
+            energy = energy_eV if energy_eV is not None else reader.energy_eV()
+            polarization = polarization or reader.polarization()
+            panels = reader.panels()
+        self._bad = mask == BAD
+        missing = []
+        if panels is None:
+            missing.append("geometry")
+        else:
+            self.detector = detector_from_panels(
+                panels, energy_eV=energy, polarization=polarization or "none", mask=mask
+            )
+            if polarization is None:
+                missing.append("polarisation")
+        if energy is None:
+            missing.append("wavelength")
+        self.notes, self.missing = tuple(reader.notes), tuple(missing)
+
+    @contextmanager
+    def _rows(self) -> Iterator[Rows]:
+        path = self.paths[0]
+        with open_hdf5(path) as file:
+            data = file[self._dataset]
+
+            def rows(lo: int, hi: int) -> Frames:
+                return dense_frames(data[lo:hi], lo, f"{path}: {self._dataset}", self._bad)
+
+            yield rows
+
+
+def find_data(file: h5py.File) -> h5py.Dataset | None:
+    """The frames' dataset, wherever the file's links lead; None if there is none."""
+    for name in ("entry_1/data_1/data", f"{DETECTOR}/data", "entry_1/data_1"):
+        node = file.get(name)  # None, too, where a soft link leads nowhere
+        if isinstance(node, h5py.Dataset):
+            return node
+    return None
+
+
+def _version(file: h5py.File) -> int:
+    return int(np.ravel(file["cxi_version"][()])[0]) if "cxi_version" in file else 160
+
+
+def _read_mask(file: h5py.File, data: h5py.Dataset, version: int) -> NDArray[np.uint8]:
+    """Mask 0/1/2 of every pixel; a mask per frame counts where it rejects a pixel in any of the first frames."""
+    n_pixels = int(np.prod(data.shape[1:]))
+    for name in ("mask", "mask_shared"):
+        node = file.get(f"{DETECTOR}/{name}")
+        if not isinstance(node, h5py.Dataset):
+            continue
+        raw = node[:MASKS_READ] if node.ndim == data.ndim else node[()][None]
+        bits = np.asarray(raw).astype(np.int64).reshape(len(raw), -1)
+        if bits.shape[1] != n_pixels:
+            raise InputError(
+                f"{file.filename}: {node.name} has {bits.shape[1]:,} pixels but a frame has {n_pixels:,}: "
+                "correct the mask"
+            )
+        euxfel = "trainId" in file["entry_1"] or f"{DETECTOR}/gain" in file
+        bad = mask_rejects(bits, version, any_bit=euxfel).any(axis=0)
+        merge_only = (bits & PIXEL_IS_MERGE_ONLY).any(axis=0) & (version >= 150)
+        return np.where(bad, BAD, np.where(merge_only, MERGE_ONLY, GOOD)).astype(np.uint8)
+    return np.zeros(n_pixels, np.uint8)
+
+
+def mask_rejects(bits: NDArray[np.int64], version: int, *, any_bit: bool = False) -> NDArray[np.bool_]:
+    """Which pixels a CXI mask makes unusable.
+
+    Parameters
+    ----------
+    bits : integer array
+    version : int
+        100 × the CXI version. The bits changed their meaning at 150: before, bit 0 said *valid*.
+    any_bit : bool
+        Every set bit rejects: masks that the European XFEL's own programs copy into CXI files.
+    """
+    rejected: NDArray[np.bool_] = bits != 0 if any_bit else (bits & REJECT_BITS) != 0
+    # programs that wrote 1.4 with zero for good pixels (Cheetah) set no valid bit anywhere
+    if version < 150 and not any_bit and (bits & OLD_VALID_BIT).any():
+        rejected = ((bits & OLD_VALID_BIT) == 0) | ((bits & OLD_REJECT_BITS) != 0)
+    return rejected
+
+
+class _GeometryReader:
+    """Beam and geometry of a CXI file; what it had to assume is in `notes`."""
+
+    def __init__(
+        self, file: h5py.File, path: Path, shape: tuple[int, ...], distance_m: float | None, pixel_size_m: float | None
+    ) -> None:
+        self.notes: list[str] = []
+        self._file, self._path, self._shape = file, path, shape
+        self._distance = distance_m if distance_m is not None else self._number("distance")
+        self._given_distance = distance_m is not None
+        self._pixel = pixel_size_m if pixel_size_m is not None else self._number("x_pixel_size")
+
+    def _number(self, name: str, group: str = DETECTOR) -> float | None:
+        """A scalar or per-shot quantity; per shot, its median. None if absent or not positive."""
+        node = self._file.get(f"{group}/{name}")
+        if not isinstance(node, h5py.Dataset) or node.dtype.kind not in "iuf" or node.size == 0:
+            return None
+        values = np.asarray(node[()], np.float64).ravel()
+        values = values[np.isfinite(values) & (values > 0)]
+        return float(np.median(values)) if len(values) else None
+
+    def energy_eV(self) -> float | None:
+        joule = self._number("energy", SOURCE)
+        if joule is None:
+            return None
+        if joule > 1:  # no photon has a joule: the writer forgot to convert
+            self.notes.append("the photon energy is not in joule: taken as eV")
+            return joule
+        return joule / JOULE_PER_EV
+
+    def polarization(self) -> Polarization | None:
+        node = self._file.get(f"{SOURCE}/polarization")
+        value = node[()] if isinstance(node, h5py.Dataset) else None
+        text = value.decode() if isinstance(value, bytes) else value
+        known: dict[Any, Polarization] = {"x": "x", "y": "y", "none": "none"}
+        return known.get(text)
+
+    def panels(self) -> Panels | None:
+        corner = self._array("corner_position", "corner_positions")
+        step = self._array("basis_vectors")
+        modules = self._shape[0] if len(self._shape) == 3 else 1
+        if corner is not None and step is not None:
+            # merged files repeat the geometry for every event
+            corner = corner.reshape(-1, 3)[:modules]
+            step = step.reshape(-1, 2, 3)[:modules]
+            if len(corner) != modules or len(step) != modules:
+                raise InputError(
+                    f"{self._path}: corner_position and basis_vectors do not describe {modules} modules: correct them"
+                )
+            return self._placed(corner, step)
+        if len(self._shape) == 2 and self._distance and self._pixel:
+            self.notes.append("the beam centre is not in the file: taken at the middle of the frame")
+            return square_panel((self._shape[0], self._shape[1]), self._pixel, self._distance)
+        return None
+
+    def _placed(self, corner: NDArray[np.float64], step: NDArray[np.float64]) -> Panels | None:
+        """Panels with z from the sample: writers give z either so, or from the detector's own plane."""
+        corner = corner.copy()
+        plane = float(np.median(corner[:, 2]))
+        if self._distance is None:
+            return Panels(corner, step, self._shape) if plane > 0 else None
+        if self._given_distance:
+            corner[:, 2] += self._distance - plane
+        elif abs(plane) < self._distance / 2:
+            corner[:, 2] += self._distance
+        return Panels(corner, step, self._shape)
+
+    def _array(self, *names: str) -> NDArray[np.float64] | None:
+        for name in names:
+            node = self._file.get(f"{DETECTOR}/{name}")
+            if isinstance(node, h5py.Dataset):
+                # one event's worth is enough, and bounds the memory where every event has its own
+                array = np.asarray(node[0] if node.ndim == 4 or (node.ndim == 3 and node.shape[-2] != 2) else node[()])
+                return array.astype(np.float64)
+        return None
+
+
+class CxiWriter:
+    """Writes frames to a CXI 1.6 file as they come; the file appears under its name when it is complete.
+
+    Parameters
+    ----------
+    path : Path
+    detector : Detector
+        With frames of shape (y, x) or (module, y, x) on flat panels, and q in Å⁻¹.
+    distance_m : float
+        Sample to detector.
+    polarization : "x", "y" or "none"
+    title : str
+
+    Raises
+    ------
+    InputError
+        If the file cannot be written.
+    ValueError
+        If the detector has no wavelength or is not made of flat panels.
+
+    Examples
+    --------
+    ::
+
+        with CxiWriter(path, detector, distance_m=0.3, polarization="x") as out:
+            for batch in frames:
+                out.write(batch)
+    """
+
+    def __init__(
+        self, path: Path, detector: Detector, *, distance_m: float, polarization: Polarization, title: str = ""
+    ) -> None:
+        if detector.energy_eV is None:
+            raise ValueError("a CXI file needs the photon energy; the detector has q in its own unit")
+        panels = panels_from_detector(detector, distance_m)
+        self.path, self._part = path, path.with_name(f".{path.name}.part")
+        self._shape = detector.shape
+        try:
+            self._file = h5py.File(self._part, "w")
+            self._data = _lay_out(self._file, detector, detector.energy_eV, panels, distance_m, polarization, title)
+        except OSError as error:
+            self._part.unlink(missing_ok=True)
+            raise unwritable(path, error) from error
+
+    def write(self, frames: Frames) -> None:
+        """Append a batch.
+
+        Raises
+        ------
+        InputError
+            If the disk is full.
+        ValueError
+            If a pixel has more than 65,535 photons.
+        """
+        counts = frames.dense()
+        if counts.size and counts.max() > np.iinfo(np.uint16).max:
+            raise ValueError(f"a pixel has {counts.max():,} photons; a CXI file of 16-bit counts holds 65,535")
+        first = self._data.shape[0]
+        try:
+            self._data.resize(first + len(frames), axis=0)
+            self._data[first:] = counts.reshape(-1, *self._shape).astype(np.uint16)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+
+    def close(self) -> None:
+        """Finish the file: it takes its name now."""
+        try:
+            self._file.close()
+            self._part.replace(self.path)
+        except (OSError, RuntimeError) as error:
+            self._part.unlink(missing_ok=True)
+            raise unwritable(self.path, error if isinstance(error, OSError) else OSError(str(error))) from error
+
+    def discard(self) -> None:
+        """Give up: nothing is left behind."""
+        try:
+            self._file.close()
+        except (OSError, RuntimeError):  # a full disk also refuses the last flush
+            pass
+        finally:
+            self._part.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+
+def _lay_out(
+    file: h5py.File, detector: Detector, energy_eV: float, panels: Panels, distance_m: float,
+    polarization: Polarization, title: str,
+) -> h5py.Dataset:  # fmt: skip
+    """Write everything but the frames; return their empty dataset."""
+    modular = len(detector.shape) == 3
+    file["cxi_version"] = 160
+    entry = file.create_group("entry_1")
+    entry["title"] = title
+    file[f"{SOURCE}/energy"] = energy_eV * JOULE_PER_EV
+    file[f"{SOURCE}/energy"].attrs["units"] = "J"
+    file[f"{SOURCE}/polarization"] = polarization
+    group = file.create_group(DETECTOR)
+    # CXI counts corner positions from the sample's axis in the detector's plane; the distance is apart
+    corner = panels.corner_m - [0.0, 0.0, distance_m]
+    steps = np.linalg.norm(panels.step_m[0], axis=1)
+    values: dict[str, Any] = {
+        "distance": distance_m, "y_pixel_size": steps[0], "x_pixel_size": steps[1],
+        "corner_position": corner if modular else corner[0],
+        "basis_vectors": panels.step_m if modular else panels.step_m[0],
+    }  # fmt: skip
+    for name, value in values.items():
+        group[name] = value
+        group[name].attrs["units"] = "m"
+    bits = np.select([detector.mask == BAD, detector.mask == GOOD], [PIXEL_IS_BAD, 0], PIXEL_IS_MERGE_ONLY)
+    group["mask"] = bits.astype(np.uint32).reshape(detector.shape)
+    axes = "module_identifier:y:x" if modular else "y:x"
+    group["mask"].attrs["axes"] = axes
+    per_chunk = max(1, CHUNK_BYTES // (2 * detector.n_pixels))
+    data = group.create_dataset(
+        "data", (0, *detector.shape), np.uint16, maxshape=(None, *detector.shape),
+        chunks=(per_chunk, *detector.shape), compression="gzip", compression_opts=1, shuffle=True,
+    )  # fmt: skip
+    data.attrs["axes"] = f"experiment_identifier:{axes}"
+    file.create_group("entry_1/data_1")["data"] = h5py.SoftLink(f"/{DETECTOR}/data")
+    return data

@@ -1,0 +1,310 @@
+"""One door for every file: told apart by content, never by extension."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+
+from ..core.detector import Polarization, square_detector
+from ..core.frames import BAD, GOOD, Detector
+from .batched import BatchedSource, JoinedSource, open_hdf5
+from .cxi import CxiSource, find_data
+from .dragonfly import BinaryPhotons, Hdf5Photons, ascii_detector_header, is_binary_emc, read_detector
+from .mask import LARGEST_BYTES, NUMPY_MAGIC, read_mask
+from .source import FrameSource, InputError
+
+Kind = Literal["frames", "detector", "mask", "run", "volume", "unknown"]
+
+FRAMES_LOOKED_AT = 5000
+PIXELS_LOOKED_AT = 200_000_000
+"""Enough frames for a mean; and a bound for megapixel detectors."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What was found, for a person and for a program.
+
+    Parameters
+    ----------
+    format : str
+    frames : int or None
+    shape : tuple of int
+    photons_per_frame : float
+        Mean over the first frames, at most 5000.
+    missing : list of str
+        What the files do not say: ``"geometry"``, ``"wavelength"``, ``"polarisation"``.
+    notes : list of str
+        What the readers had to assume or correct.
+    """
+
+    format: str
+    frames: int | None
+    shape: tuple[int, ...]
+    photons_per_frame: float
+    missing: list[str]
+    notes: list[str]
+
+    @property
+    def sentence(self) -> str:
+        """In words: ``4,000 frames · 4,096 pixels · 497 photons/frame · wavelength not in these files``."""
+        parts = [] if self.frames is None else [f"{self.frames:,} frame{'s' * (self.frames != 1)}"]
+        parts += [f"{int(np.prod(self.shape)):,} pixels", f"{self.photons_per_frame:,.3g} photons/frame"]
+        if self.photons_per_frame >= 100:
+            parts[-1] = f"{self.photons_per_frame:,.0f} photons/frame"
+        if self.missing:
+            parts.append(f"{' and '.join(self.missing)} not in these files")
+        return " · ".join([*parts, *self.notes])
+
+    def as_json(self) -> dict[str, Any]:
+        """As ``info --json`` prints it."""
+        return {
+            "format": self.format, "frames": self.frames, "shape": list(self.shape),
+            "photons_per_frame": self.photons_per_frame, "missing": list(self.missing),
+        }  # fmt: skip
+
+
+def classify(path: Path) -> Kind:
+    """What a file or folder is, by its content."""
+    path = Path(path)
+    if path.is_dir():
+        return _classify_folder(path)
+    if not path.is_file() or path.stat().st_size == 0:
+        return "unknown"
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if h5py.is_hdf5(path) or head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return _classify_hdf5(path)
+    if head.startswith(NUMPY_MAGIC):
+        return _classify_numpy(path)
+    if head[208:212] == b"MAP ":
+        return "volume"
+    if is_binary_emc(head[:1024]):
+        return "frames"
+    if ascii_detector_header(head) is not None:
+        return "detector"
+    return "mask" if _is_raw_mask(path, head) else "unknown"
+
+
+def _classify_folder(path: Path) -> Kind:
+    if any((path / name).is_file() for name in ("reconstruction.h5", "metrics.jsonl")):
+        return "run"
+    try:
+        if {"input", "engine"} <= set(json.loads((path / "settings.json").read_text())):
+            return "run"
+    except (OSError, ValueError, TypeError):
+        pass
+    return "frames" if _frame_files(path) else "unknown"
+
+
+def _frame_files(folder: Path) -> list[Path]:
+    return [
+        p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".") and classify(p) == "frames"
+    ]
+
+
+def _classify_hdf5(path: Path) -> Kind:
+    try:
+        with open_hdf5(path) as file:
+            if "format_version" in file.attrs and "intensity" in file:
+                return "run"
+            if "place_ones" in file or "entry_1" in file or find_data(file) is not None:
+                return "frames"
+            if "qx" in file:
+                return "detector"
+            if "intensity" in file or "density" in file:
+                return "volume"
+            datasets = [n for n in file if isinstance(file[n], h5py.Dataset)]
+            return (
+                "mask"
+                if "mask" in datasets or (len(datasets) == 1 and file[datasets[0]].dtype.kind in "iu")
+                else "unknown"
+            )
+    except InputError:
+        return "frames"  # damaged: opening it as frames says how
+
+
+def _classify_numpy(path: Path) -> Kind:
+    try:
+        array = np.load(path, mmap_mode="r")
+    except (ValueError, OSError):
+        return "unknown"
+    if array.dtype.kind in "iub" and array.size and array.max() <= BAD and array.min() >= 0:
+        return "mask"
+    return "volume" if array.ndim == 3 and array.dtype.kind == "f" else "unknown"
+
+
+def _is_raw_mask(path: Path, head: bytes) -> bool:
+    if max(head) > BAD or path.stat().st_size > LARGEST_BYTES:
+        return False
+    return bool(np.fromfile(path, np.uint8).max() <= BAD)
+
+
+def open_source(
+    paths: Sequence[Path],
+    *,
+    detector: Path | None = None,
+    mask: Path | None = None,
+    energy_eV: float | None = None,
+    distance_m: float | None = None,
+    pixel_size_m: float | None = None,
+    polarization: Polarization | None = None,
+) -> FrameSource:
+    """Open frames of any known format, with their detector and mask wherever those are.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Files or folders of frames; a detector file and a mask may be among them.
+    detector, mask : Path, optional
+        Detector file (wins over geometry in the frames' file); mask laid over the detector's own.
+    energy_eV, distance_m, pixel_size_m, polarization : optional
+        What the files do not say, or say wrongly: these win.
+
+    Returns
+    -------
+    FrameSource
+        `detector` is None while the geometry is missing.
+
+    Raises
+    ------
+    InputError
+        One sentence: which file, which dataset, and the remedy.
+    """
+    frames, detectors, masks = _sort_paths([Path(p) for p in paths])
+    detectors = [Path(detector)] if detector is not None else detectors
+    masks = [Path(mask)] if mask is not None else masks
+    for found, kind in ((detectors, "detector"), (masks, "mask")):
+        if len(found) > 1:
+            raise InputError(f"{found[0]} and {found[1]} are both {kind} files: give one")
+    beam: dict[str, Any] = {
+        "energy_eV": energy_eV, "distance_m": distance_m, "pixel_size_m": pixel_size_m, "polarization": polarization,
+    }  # fmt: skip
+    for name, value in beam.items():
+        if name != "polarization" and value is not None and not (np.isfinite(value) and value > 0):
+            raise InputError(f"{name} must be a positive number, not {value}")
+    parts = [_open_frames(p, beam) for p in frames]
+    source = parts[0] if len(parts) == 1 else JoinedSource(parts)
+    if detectors:
+        _use_detector_file(source, detectors[0], energy_eV)
+    elif source.detector is None and len(source.shape) == 2 and distance_m and pixel_size_m:
+        source.detector = square_detector(
+            (source.shape[0], source.shape[1]), pixel_size_m, distance_m, energy_eV, polarization=polarization or "none"
+        )
+        source.missing = tuple(m for m in source.missing if m != "geometry")
+        source.notes = (*source.notes, "the beam centre is not in these files: taken at the middle of the frame")
+    if masks:
+        _use_mask(source, masks[0])
+    _check_usable(source)
+    return source
+
+
+def _sort_paths(paths: Sequence[Path]) -> tuple[list[Path], list[Path], list[Path]]:
+    sorted_: dict[str, list[Path]] = {"frames": [], "detector": [], "mask": []}
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path} does not exist: check the name")
+        if path.is_file() and path.stat().st_size == 0:
+            raise InputError(f"{path} is empty: copy it again")
+        kind = classify(path)
+        if path.is_dir() and kind == "frames":
+            sorted_["frames"] += _frame_files(path)
+        elif path.is_dir() and kind == "unknown":
+            raise InputError(f"{path} holds no frames: give a folder of CXI or Dragonfly files")
+        elif kind == "run":
+            raise InputError(f"{path} is a finished run, not frames: open it with File → Open, or resume it")
+        elif kind in sorted_:
+            sorted_[kind].append(path)
+        else:
+            raise InputError(f"{path} is of no known format: give CXI or Dragonfly frames, a detector or a mask")
+    if not sorted_["frames"]:
+        what = "nothing was given" if not paths else f"{paths[0]} is a {classify(paths[0])} file"
+        raise InputError(f"there are no frames: {what}; give a CXI or Dragonfly file of frames")
+    return sorted_["frames"], sorted_["detector"], sorted_["mask"]
+
+
+def _open_frames(path: Path, beam: dict[str, Any]) -> BatchedSource:
+    with path.open("rb") as file:
+        head = file.read(8)
+    if not head.startswith(b"\x89HDF") and not h5py.is_hdf5(path):
+        return BinaryPhotons(path)
+    with open_hdf5(path) as hdf5:
+        sparse = "place_ones" in hdf5
+    return Hdf5Photons(path) if sparse else CxiSource(path, **beam)
+
+
+def _use_detector_file(source: BatchedSource, path: Path, energy_eV: float | None) -> None:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: give the detector file")
+    if classify(path) != "detector":
+        raise InputError(f"{path} is no detector file: give a Dragonfly detector, HDF5 or ASCII")
+    found, notes = read_detector(path)
+    if found.n_pixels != source.n_pixels:
+        raise InputError(
+            f"{path} has {found.n_pixels:,} pixels but the frames in {source.paths[0]} have {source.n_pixels:,}: "
+            "give the detector file that belongs to these frames"
+        )
+    own = source.detector
+    energy_eV = energy_eV if energy_eV is not None or own is None else own.energy_eV
+    found = Detector(
+        found.q, found.response, found.mask, source.shape, found.ewald_radius, found.units, found.background
+    )
+    source.detector = found if energy_eV is None else found.with_energy(energy_eV)
+    source.missing = ("wavelength",) if energy_eV is None else ()
+    source.notes = (*source.notes, *notes)
+
+
+def _use_mask(source: BatchedSource, path: Path) -> None:
+    mask = read_mask(path)
+    if mask.size != source.n_pixels:
+        raise InputError(
+            f"{path} has {mask.size:,} pixels but the frames in {source.paths[0]} have {source.n_pixels:,}: "
+            "give the mask that belongs to these frames"
+        )
+    if source.detector is not None:
+        source.detector = source.detector.with_mask(mask)
+
+
+def _check_usable(source: BatchedSource) -> None:
+    """Refuse at the door what no reconstruction can use: no good pixel, no photon."""
+    if source.detector is None and "geometry" not in source.missing:
+        source.missing = ("geometry", *source.missing)
+    if source.detector is not None and not (source.detector.mask == GOOD).any():
+        raise InputError(f"the mask leaves no good pixel of {source.paths[0]}: give another mask or detector file")
+    looked_at = 0
+    for batch in source.batches(min(100, _frames_to_look_at(source))):
+        looked_at += len(batch)
+        if len(batch.pixel):
+            return
+        if looked_at >= _frames_to_look_at(source):
+            break
+    raise InputError(f"{source.paths[0]}: the first {looked_at:,} frames hold no photons: give frames with a signal")
+
+
+def _frames_to_look_at(source: FrameSource) -> int:
+    return max(10, min(FRAMES_LOOKED_AT, PIXELS_LOOKED_AT // source.n_pixels))
+
+
+def describe(source: FrameSource) -> Description:
+    """Say what a source holds, from its header and its first frames.
+
+    Raises
+    ------
+    InputError
+        If those frames cannot be read.
+    """
+    photons = seen = 0
+    for batch in source.batches(100):
+        photons += int(batch.photons.sum())
+        seen += len(batch)
+        if seen >= _frames_to_look_at(source):
+            break
+    return Description(
+        source.format, source.n_frames, source.shape, photons / max(seen, 1),
+        list(getattr(source, "missing", ())), list(getattr(source, "notes", ())),
+    )  # fmt: skip
