@@ -1,0 +1,308 @@
+"""The command line. Options in, one of the house's rooms at work, figures and plain words out.
+
+Exit status: 0 done · 1 the engine failed · 2 bad input, said in one line · 130 interrupted, after saving. Heavy imports
+are inside the commands, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from pydantic import ValidationError
+
+from . import __version__
+from .io.source import InputError
+
+if TYPE_CHECKING:
+    from .core.frames import Snapshot
+    from .session import Session
+    from .settings import Settings
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="napari-xrai",
+    help="X-ray single-particle imaging: from diffraction frames to a 3D structure.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+DetectorOption = Annotated[Path | None, typer.Option(help="Detector file, where the frames' file has no geometry.")]
+MaskOption = Annotated[Path | None, typer.Option(help="Extra mask: 0 good, 1 not for orientation, 2 bad.")]
+EnergyOption = Annotated[float | None, typer.Option(help="Photon energy in eV, where no file says.")]
+DistanceOption = Annotated[float | None, typer.Option(help="Sample to detector in m, where no file says.")]
+PixelSizeOption = Annotated[float | None, typer.Option(help="Pixel size in m, where no file says.")]
+PolarizationOption = Annotated[str | None, typer.Option(help="x, y or none, where no file says.", metavar="x|y|none")]
+
+
+def main() -> NoReturn:
+    """Run the command line and exit; whatever the user got wrong is one line on stderr."""
+    try:
+        status = app(prog_name="napari-xrai", standalone_mode=False)
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        help_command = f"{context.command_path if context else 'napari-xrai'} --help"
+        status = _complain(f"{error.format_message().rstrip('.')}: see {help_command}")
+    except InputError as error:
+        status = _complain(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        status = INTERRUPTED
+    except Exception as error:
+        from .session import ReconstructionError
+
+        if not isinstance(error, ReconstructionError):
+            raise
+        status = _complain(str(error), status=1)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False
+) -> None:
+    if version:
+        print(f"napari-xrai {__version__}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command(epilog="Example:  napari-xrai info photons.emc --detector det_sim.h5")
+def info(
+    file: Annotated[list[Path], typer.Argument(help="Frames, in any format the readers know.")],
+    detector: DetectorOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Say what is in a file, and what is missing."""
+    from .io.open import describe, open_source
+
+    description = describe(open_source(file, detector=detector))
+    print(json.dumps(description.as_json()) if as_json else description.sentence)
+
+
+@app.command(epilog="Example:  napari-xrai simulate cube cube.cxi --frames 4000 --photons 500")
+def simulate(
+    particle: Annotated[str, typer.Argument(help="PDB or mmCIF file (.gz too), or a built-in shape.")],
+    out: Annotated[Path, typer.Argument(help="CXI file to write; its truth goes beside it.", metavar="OUT.cxi")],
+    preset: Annotated[str, typer.Option(help="Experiment: detector, photon energy, fluence.")] = "demo",
+    frames: Annotated[int | None, typer.Option(help="How many; default: the preset's.")] = None,
+    photons: Annotated[float | None, typer.Option(help="Mean photons per frame; default: the preset's.")] = None,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal frames.")] = 0,
+) -> None:
+    """Simulate frames of a known particle, and write the truth beside them."""
+    from .io.truth import truth_path
+    from .simulation import write_simulation
+
+    _show_count(write_simulation(particle, out, preset, frames=frames, photons=photons, seed=seed))
+    print(f"{out}\n{truth_path(out)}")
+
+
+@app.command(epilog="Example:  napari-xrai reconstruct photons.emc --detector det.h5 --out klh1")
+def reconstruct(
+    source: Annotated[list[Path] | None, typer.Argument(help="Frames: files, or a folder of them.")] = None,
+    detector: DetectorOption = None,
+    mask: MaskOption = None,
+    energy: EnergyOption = None,
+    distance: DistanceOption = None,
+    pixel_size: PixelSizeOption = None,
+    polarization: PolarizationOption = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder.  [default: ./<stem>_xrai_<time>/]")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    passes: Annotated[int | None, typer.Option(help="Passes over the frames.")] = None,
+    max_frames: Annotated[int | None, typer.Option(help="Stop after so many received frames.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Equal seeds give equal results on the same CPU.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:i.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    field: Annotated[str | None, typer.Option(help="The 3D intensity's form.", metavar="auto|voxel")] = None,
+    config: Annotated[Path | None, typer.Option(help="settings.json of another run; options win over it.")] = None,
+) -> None:
+    """Reconstruct the 3D intensity, the density and every frame's pose.
+
+    Ctrl-C stops and saves; `--resume --out FOLDER` goes on.
+    """
+    given: dict[str, dict[str, Any]] = {
+        "input": {
+            "sources": [p.resolve() for p in source or []], "detector": detector and detector.resolve(),
+            "mask": mask and mask.resolve(), "energy_eV": energy, "distance_m": distance, "pixel_size_m": pixel_size,
+            "polarization": polarization,
+        },
+        "engine": {
+            "passes": passes, "max_frames": max_frames, "seed": seed, "device": device, "threads": threads,
+            "field": field,
+        },
+    }  # fmt: skip
+    if resume and out is None:
+        raise InputError("--resume needs the run folder: give it with --out")
+    base = config or (out / "settings.json" if resume and out is not None else None)
+    settings = _settings(base, given)
+    if not settings.input.sources:
+        raise InputError("no frames given: name at least one file of frames")
+    out = out or Path(f"{_stem(settings.input.sources[0])}_xrai_{time.strftime('%Y%m%d-%H%M%S')}")
+    _reconstruct(settings, out, resume=resume, overwrite=overwrite)
+
+
+@app.command(epilog="Example:  napari-xrai compare klh1 truth.h5 --json")
+def compare(
+    run: Annotated[Path, typer.Argument(help="Run folder, or its reconstruction.h5.")],
+    truth: Annotated[Path, typer.Argument(help="Truth file of the same frames.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Compare a run with the truth: pose errors, shell correlations."""
+    from .compare import compare as compare_files
+    from .compare import comparison_table
+
+    result = compare_files(run, truth)
+    if as_json:
+        print(json.dumps(result.as_json()))
+    else:
+        from rich.console import Console
+
+        Console().print(comparison_table(result))
+
+
+@app.command(epilog="Example:  napari-xrai demo")
+def demo(
+    headless: Annotated[bool, typer.Option("--headless", help="No window on this display.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the frames and the run.")] = Path("xrai-demo"),
+) -> None:
+    """Simulate a small particle, reconstruct it live in napari, leave everything in a folder."""
+    from .demo import run_demo
+
+    raise typer.Exit(run_demo(out, headless=headless))
+
+
+def _settings(base: Path | None, given: dict[str, dict[str, Any]]) -> Settings:
+    """The settings in file `base`, if any, under the options that were given."""
+    from .settings import Settings
+
+    try:
+        known = Settings.model_validate_json(base.read_bytes()) if base else Settings()
+    except OSError as error:
+        raise InputError(f"{base} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        raise InputError(f"{base}: {_first_problem(error)}") from error
+    tree = known.model_dump()
+    for branch, options in given.items():
+        tree[branch].update({name: value for name, value in options.items() if value not in (None, [])})
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(_first_problem(error)) from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    name = "--" + str(problem["loc"][-1]).replace("_", "-") if problem["loc"] else "settings"
+    return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {problem['input']!r}"
+
+
+def _stem(path: Path) -> str:
+    return path.name.split(".")[0] or path.stem
+
+
+def _reconstruct(settings: Settings, out: Path, *, resume: bool, overwrite: bool) -> None:
+    from .io.open import describe
+    from .session import open_session
+
+    session = open_session(settings, out, resume=resume, overwrite=overwrite)
+    print(describe(session.source).sentence, flush=True)
+    with _stopped_by_signals(session) as signals:
+        _show_progress(session)
+    snapshot = session.last_snapshot
+    if snapshot is not None:
+        print(_closing_words(snapshot, out), flush=True)
+    if signals:
+        print(f"interrupted: all is saved; go on with  napari-xrai reconstruct --resume --out {out}", flush=True)
+        raise typer.Exit(INTERRUPTED)
+
+
+def _show_progress(session: Session) -> None:
+    """Iterate the session: a live bar on a terminal, a line every few seconds elsewhere."""
+    if not sys.stdout.isatty():
+        next_line = 0.0
+        for progress in session.run():
+            if time.monotonic() >= next_line:
+                print(f"{100 * progress.fraction:3.0f} %  {progress.phase:<20} {_pace(session)}", flush=True)
+                next_line = time.monotonic() + 5
+        return
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    columns = (
+        TextColumn("{task.description:<20}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[pace]}"),
+    )
+    with Progress(*columns) as bar:
+        task = bar.add_task("starting", total=1.0, pace="")
+        for progress in session.run():
+            bar.update(task, description=progress.phase, completed=progress.fraction, pace=_pace(session))
+
+
+def _show_count(steps: Iterator[tuple[int, int]]) -> None:
+    """Iterate work that counts frames: a live bar on a terminal, nothing elsewhere."""
+    from rich.progress import MofNCompleteColumn, Progress
+
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), disable=not sys.stdout.isatty()) as bar:
+        task = bar.add_task("frames", total=None)
+        for done, total in steps:
+            bar.update(task, completed=done, total=total)
+
+
+def _pace(session: Session) -> str:
+    """Frames per second, log-likelihood, resolution and time left, as far as they are known."""
+    words = [f"{session.frames_per_s:,.0f} frames/s"]
+    snapshot = session.last_snapshot
+    if snapshot is not None:
+        if "log_likelihood" in snapshot.history and len(snapshot.history["log_likelihood"]):
+            words.append(f"log-likelihood {snapshot.history['log_likelihood'][-1]:.1f}")
+        if snapshot.resolution_A:
+            words.append(f"{snapshot.resolution_A:.1f} Å")
+    if session.time_left_s is not None:
+        minutes, seconds = divmod(round(session.time_left_s), 60)
+        words.append(f"{minutes}:{seconds:02d} left")
+    return " · ".join(words)
+
+
+def _closing_words(snapshot: Snapshot, out: Path) -> str:
+    counters = snapshot.counters
+    resolution = f"{snapshot.resolution_A:.1f} Å, " if snapshot.resolution_A else ""
+    return (
+        f"{snapshot.verdict}: {resolution}{snapshot.reason}\n"
+        f"{counters.used:,} of {counters.received:,} frames used; everything is in {out}/"
+    )
+
+
+@contextmanager
+def _stopped_by_signals(session: Session) -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM stop the session at its next step; a second one does not wait. Gives the signals that came."""
+    came: list[int] = []
+
+    def on_signal(number: int, _: Any) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+        session.stop()
+        print("stopping…", file=sys.stderr, flush=True)
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _complain(sentence: str, status: int = 2) -> int:
+    print(f"napari-xrai: {' '.join(sentence.split())}", file=sys.stderr)
+    return status

@@ -1,0 +1,116 @@
+"""The figures of merit: a reconstruction against the truth it was simulated from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .core.frames import Volume
+from .core.resolution import sphere_correlation
+from .core.rotations import align_poses, quaternion_to_matrix
+from .io.source import InputError
+from .io.truth import read_truth
+from .run import SavedRun, read_run
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from .core.simulate import Truth
+
+SHELLS = (4, 7, 10, 13, 16, 19, 22, 25, 28, 31)
+"""Radii in voxels of the truth file at which intensities are compared."""
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """How far a reconstruction is from the truth.
+
+    Parameters
+    ----------
+    frames : int
+        Poses compared.
+    pose_error_deg : (frames,) float64
+        Modulo one global rotation, the point group and Rz(π).
+    shell_cc : dict of int to float
+        Pearson correlation of the intensities on the sphere of each radius, in voxels of the truth file.
+    rotation : (3, 3) float64
+        The global rotation: particle frame of the run → of the truth.
+    """
+
+    frames: int
+    pose_error_deg: NDArray[np.float64]
+    shell_cc: dict[int, float]
+    rotation: NDArray[np.float64]
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures, as plain numbers."""
+        error = self.pose_error_deg
+        return {
+            "frames": self.frames,
+            "pose_error_deg": {
+                "median": round(float(np.median(error)), 3),
+                "mean": round(float(error.mean()), 3),
+                "p90": round(float(np.percentile(error, 90)), 3),
+            },
+            "shell_cc": {str(r): round(cc, 4) for r, cc in self.shell_cc.items()},
+            "rotation": self.rotation.round(6).tolist(),
+        }
+
+
+def compare(run: Path, truth: Path) -> Comparison:
+    """Compare a run (its folder, or reconstruction.h5 alone) with a truth file.
+
+    Raises
+    ------
+    InputError
+        If either cannot be read, the run has no poses yet, or they are of different frames.
+    """
+    return compare_with_truth(read_run(run), read_truth(truth), f"{truth}")
+
+
+def compare_with_truth(run: SavedRun, truth: Truth, name: str) -> Comparison:
+    """Compare a run with a truth already read from the file `name`."""
+    snapshot = run.snapshot
+    if snapshot is None or not len(snapshot.poses.frame):
+        raise InputError(f"{run.path} has no poses yet: compare it after its first report")
+    if snapshot.poses.frame.max() >= len(truth.rotation):
+        raise InputError(
+            f"{run.path} has poses up to frame {snapshot.poses.frame.max()}, {name} only {len(truth.rotation)} frames: "
+            "give the truth file of these frames"
+        )
+    estimated = quaternion_to_matrix(snapshot.poses.quaternion)
+    rotation, errors = align_poses(estimated, truth.rotation[snapshot.poses.frame], truth.point_group)
+    curve = sphere_correlation(
+        _in_units_of(truth.intensity, snapshot.intensity), truth.intensity, SHELLS, rotation=rotation.T, points=6000
+    )
+    in_range = {r: float(cc) for r, cc in zip(SHELLS, curve.value, strict=True) if np.isfinite(cc)}
+    return Comparison(len(errors), errors, in_range, rotation)
+
+
+def comparison_table(result: Comparison) -> Table:
+    """The figures as a table for the terminal."""
+    from rich.table import Table
+
+    figures = result.as_json()
+    error = figures["pose_error_deg"]
+    table = Table(title=f"{result.frames:,} frames", title_justify="left")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for name, key in (("median", "median"), ("mean", "mean"), ("90th percentile", "p90")):
+        table.add_row(f"pose error, {name}", f"{error[key]:.2f}°")
+    for radius, cc in result.shell_cc.items():
+        table.add_row(f"shell CC at radius {radius}", f"{cc:.3f}")
+    return table
+
+
+def _in_units_of(truth: Volume, volume: Volume) -> Volume:
+    """`volume` with its voxel size in the truth's unit: one detector voxel is one voxel of the truth file."""
+    if volume.units == truth.units:
+        return volume
+    if volume.units == "detector_voxel":
+        return replace(volume, voxel_size=volume.voxel_size * truth.voxel_size, units=truth.units)
+    raise InputError(f"the run's intensity is in {volume.units}, the truth's in {truth.units}: they cannot be compared")

@@ -1,0 +1,369 @@
+"""A session: frames in, run folder out, and the newest snapshot for whoever watches.
+
+A plain generator, so that the command line iterates it and the panel runs it in a thread; it knows neither.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from .core.frames import GOOD, Detector, Frames, Progress, Snapshot, Volume
+from .io.source import FrameSource, InputError
+from .run import RunFolder, read_metrics
+from .settings import EngineSettings, Settings
+
+if TYPE_CHECKING:
+    from .core.reconstruction import Reconstruction
+
+# Idle OpenMP threads must sleep, not spin: on busy cores spinning costs a factor of ten. Read once, at torch's import.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+SNAPSHOT_EVERY_S = 1.0
+REPORT_EVERY_S = 5.0
+POSES_EVERY_S = 60.0
+PAUSE_TICK_S = 0.05
+PHASING_SHARE = 0.1
+"""Live phasing may take so much of the time."""
+WRITING_SHARE = 0.05
+"""So may writing: reports come less often where the disk is slow or the run is large."""
+
+State = Literal["idle", "running", "paused", "stopping", "done", "failed"]
+
+
+class ReconstructionError(Exception):
+    """The engine failed. One sentence with a remedy.
+
+    Not a RuntimeError: Qt worker threads of superqt swallow those.
+    """
+
+
+class Session:
+    """One reconstruction, from its frames to its run folder.
+
+    Parameters
+    ----------
+    source : FrameSource
+        With a detector.
+    settings : Settings
+        Written to the run folder; `settings.engine` drives the engine.
+    out : Path
+        The run folder.
+    resume, overwrite : bool
+        Continue the run that is there, or replace it.
+
+    Attributes
+    ----------
+    state : str
+        ``idle``, ``running``, ``paused``, ``stopping``, ``done`` or ``failed``.
+    frames_per_s : float
+        Frame visits per second over the last seconds.
+    time_left_s : float or None
+        None where it cannot be told yet.
+    last_snapshot : Snapshot or None
+        The newest; unlike `take_snapshot` it can be looked at again.
+
+    Raises
+    ------
+    InputError
+        If the geometry is missing or does not fit, everything is masked, or `out` cannot take this run.
+    """
+
+    def __init__(
+        self, source: FrameSource, settings: Settings, out: Path, *, resume: bool = False, overwrite: bool = False
+    ) -> None:
+        self.source, self.settings, self.out = source, settings, Path(out)
+        self.state: State = "idle"
+        self.frames_per_s = 0.0
+        self.time_left_s: float | None = None
+        self.last_snapshot: Snapshot | None = None
+        self._detector = _usable_detector(source)
+        self._resume, self._overwrite = resume, overwrite
+        self._folder = RunFolder(self.out)
+        self._folder.check(resume=resume, overwrite=overwrite)
+        self._pausing, self._stopping = threading.Event(), threading.Event()
+        self._slot_lock = threading.Lock()
+        self._slot: Snapshot | None = None
+        self._pace: deque[tuple[float, Progress]] = deque()
+
+    def run(self) -> Iterator[Progress]:
+        """Reconstruct. Yields at every step of the engine; closing the generator stops, keeping the best result.
+
+        Raises
+        ------
+        InputError
+            If the frames or the run folder turn out unusable: the disk full, every frame empty.
+        ReconstructionError
+            If the engine fails: out of memory, no such device.
+        """
+        self.state = "running"
+        try:
+            with _in_words(self.out):
+                _require_photons(self.source)
+                engine = make_reconstruction(self._detector, self.settings.engine, self._n_frames())
+                self._phasing = _LivePhasing()
+                self._begin(engine)
+                yield from self._steps(engine)
+            self.state = "done"
+        except GeneratorExit:
+            self.state = "done"
+            raise
+        except BaseException:
+            self.state = "failed"
+            raise
+
+    def stop(self) -> None:
+        """Stop after the current step; what was found is saved. From any thread."""
+        self._stopping.set()
+        if self.state in ("running", "paused"):
+            self.state = "stopping"
+
+    def pause(self) -> None:
+        """Rest after the current step. From any thread."""
+        self._pausing.set()
+
+    def resume(self) -> None:
+        """Go on after `pause`. From any thread."""
+        self._pausing.clear()
+
+    def take_snapshot(self) -> Snapshot | None:
+        """The newest snapshot, if it was not taken yet. From any thread."""
+        with self._slot_lock:
+            snapshot, self._slot = self._slot, None
+            return snapshot
+
+    def _begin(self, engine: Reconstruction) -> None:
+        self._folder.start(self.settings, resume=self._resume, overwrite=self._overwrite)
+        self._time_before = self._cpu_before = 0.0
+        if self._resume and (checkpoint := self._folder.read_checkpoint()):
+            engine.restore(*checkpoint)
+            reports = read_metrics(self.out)
+            if reports:
+                self._time_before, self._cpu_before = reports[-1]["time_s"], reports[-1]["cpu_s"]
+        self._began, self._cpu_began = time.monotonic(), _cpu_s()
+        self._next_snapshot = self._began
+        self._next_report = self._began + REPORT_EVERY_S
+        self._next_poses = self._began + POSES_EVERY_S
+
+    def _steps(self, engine: Reconstruction) -> Iterator[Progress]:
+        """The engine's steps, with snapshots, reports and pauses between them, and everything saved at the end."""
+        steps = engine.run(self._batches)
+        started = False
+        try:
+            for progress in steps:
+                started = True
+                self._keep_pace(progress)
+                self._look(engine)
+                yield progress
+                yield from self._rest(progress)
+                if self._stopping.is_set():
+                    break
+        finally:
+            steps.close()
+            if started:
+                self._finish(engine)
+
+    def _look(self, engine: Reconstruction) -> None:
+        """Take a snapshot and make a report, when they are due."""
+        now = time.monotonic()
+        if now < min(self._next_snapshot, self._next_report):
+            return
+        snapshot = self._show(engine.snapshot())
+        self._next_snapshot = time.monotonic() + SNAPSHOT_EVERY_S
+        if self._phasing.is_due(now - self._began):
+            self._phasing.update(snapshot)
+        if now >= self._next_report:
+            self._report(engine, snapshot, poses=now >= self._next_poses)
+
+    def _show(self, snapshot: Snapshot) -> Snapshot:
+        """Put a snapshot, with the newest density, into the slot."""
+        snapshot = replace(snapshot, density=self._phasing.density)
+        with self._slot_lock:
+            self._slot = self.last_snapshot = snapshot
+        return snapshot
+
+    def _report(self, engine: Reconstruction, snapshot: Snapshot, *, poses: bool) -> None:
+        began = time.monotonic()
+        self._folder.append_metrics(self._metrics(snapshot))
+        self._folder.write_result(snapshot, "\n".join(map(str, self.source.paths)), poses=poses)
+        self._folder.write_checkpoint(*engine.state())
+        now = time.monotonic()
+        self._next_report = now + max(REPORT_EVERY_S, (now - began) / WRITING_SHARE)
+        if poses:
+            self._next_poses = now + POSES_EVERY_S
+
+    def _finish(self, engine: Reconstruction) -> None:
+        """Save the final state, phased once more so that the density is of the same moment as the intensity."""
+        snapshot = engine.snapshot()
+        self._phasing.update(snapshot)
+        snapshot = self._show(snapshot)
+        self._report(engine, snapshot, poses=True)
+        self._folder.write_maps(snapshot)
+
+    def _metrics(self, snapshot: Snapshot) -> dict[str, Any]:
+        likelihoods = snapshot.history.get("log_likelihood", np.empty(0))
+        return {
+            "time_s": round(self._time_before + time.monotonic() - self._began, 3),
+            "cpu_s": round(self._cpu_before + _cpu_s() - self._cpu_began, 3),
+            "frames_per_s": round(self.frames_per_s, 2),
+            "log_likelihood": float(likelihoods[-1]) if len(likelihoods) else math.nan,
+            "resolution_A": snapshot.resolution_A,
+            "verdict": snapshot.verdict,
+            **vars(snapshot.counters),
+            "hits": snapshot.counters.hits,
+        }
+
+    def _rest(self, progress: Progress) -> Iterator[Progress]:
+        while self._pausing.is_set() and not self._stopping.is_set():
+            self.state = "paused"
+            time.sleep(PAUSE_TICK_S)
+            self._pace.clear()
+            yield progress
+        if not self._stopping.is_set():
+            self.state = "running"
+
+    def _keep_pace(self, progress: Progress) -> None:
+        """Frames per second and time left, from the steps of the last ten seconds."""
+        now = time.monotonic()
+        self._pace.append((now, progress))
+        while self._pace[0][0] < now - 10:
+            self._pace.popleft()
+        then, first = self._pace[0]
+        if now > then:
+            self.frames_per_s = (progress.frames_seen - first.frames_seen) / (now - then)
+            gained = (progress.fraction - first.fraction) / (now - then)
+            self.time_left_s = (1 - progress.fraction) / gained if gained > 0 else None
+
+    def _batches(self, size: int) -> Iterator[Frames]:
+        """The stream from its beginning, up to `max_frames`."""
+        left = self.settings.engine.max_frames
+        for frames in self.source.batches(size):
+            if left is not None:
+                frames, left = frames.take(slice(0, left)), left - len(frames)
+            yield frames
+            if left is not None and left <= 0:
+                return
+
+    def _n_frames(self) -> int | None:
+        limits = [n for n in (self.source.n_frames, self.settings.engine.max_frames) if n is not None]
+        return min(limits, default=None)
+
+
+class _LivePhasing:
+    """Phases the newest intensity, within its share of the time."""
+
+    def __init__(self) -> None:
+        from .core.phasing import LivePhasing
+
+        self.density: Volume | None = None
+        self._phasing = LivePhasing()
+        self._spent_s = 0.0
+
+    def is_due(self, elapsed_s: float) -> bool:
+        return self._spent_s <= PHASING_SHARE * elapsed_s
+
+    def update(self, snapshot: Snapshot) -> None:
+        began = time.monotonic()
+        radius = math.ceil(snapshot.progress.radius)
+        density = self._phasing.update(snapshot.intensity, snapshot.weight, radius)
+        self.density = density if density.data.any() else None
+        self._spent_s += time.monotonic() - began
+
+
+def open_session(settings: Settings, out: Path, *, resume: bool = False, overwrite: bool = False) -> Session:
+    """A session on the files that `settings.input` names.
+
+    Raises
+    ------
+    InputError
+        If the files, or the run folder, cannot be used.
+    """
+    from .io.open import open_source
+
+    given = settings.input
+    source = open_source(
+        given.sources, detector=given.detector, mask=given.mask, energy_eV=given.energy_eV,
+        distance_m=given.distance_m, pixel_size_m=given.pixel_size_m, polarization=given.polarization,
+    )  # fmt: skip
+    return Session(source, settings, out, resume=resume, overwrite=overwrite)
+
+
+def make_reconstruction(detector: Detector, settings: EngineSettings, n_frames: int | None) -> Reconstruction:
+    """The engine for these settings; torch is imported, and its threads are set, here and not before.
+
+    Raises
+    ------
+    InputError
+        If the device is not there.
+    """
+    import torch
+
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device.startswith("cuda") and int(device[5:] or 0) >= torch.cuda.device_count():
+        raise InputError(f"there is no GPU {device!r} here: leave out --device, or give --device cpu")
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    from .core.reconstruction import Reconstruction, ReconstructionSettings
+
+    chosen = ReconstructionSettings(passes=settings.passes, seed=settings.seed, device=device, fluence=settings.fluence)
+    return Reconstruction(detector, chosen, n_frames)
+
+
+def _usable_detector(source: FrameSource) -> Detector:
+    name = source.paths[0] if source.paths else source.format
+    if source.detector is None:
+        raise InputError(f"{name} has no geometry: give its detector file with --detector, or drop it in as well")
+    if source.detector.n_pixels != source.n_pixels:
+        raise InputError(
+            f"{name} has {source.n_pixels} pixels per frame, its detector file {source.detector.n_pixels}: "
+            "give the detector file that belongs to these frames"
+        )
+    if not (source.detector.mask == GOOD).any():
+        raise InputError(f"the mask leaves no good pixel of {name}: give another mask or detector file")
+    return source.detector
+
+
+def _require_photons(source: FrameSource) -> None:
+    """Raise InputError if there are no frames, or no photons in the first thousand."""
+    name = source.paths[0] if source.paths else source.format
+    first = next(iter(source.batches(1000)), None)
+    if first is None or not len(first):
+        raise InputError(f"{name} holds no frames: give another file")
+    if not first.photons.any():
+        raise InputError(f"the first {len(first)} frames of {name} are all empty: give a file with photons in it")
+
+
+def _cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+@contextmanager
+def _in_words(out: Path) -> Iterator[None]:
+    """Turn what the engine raises into one sentence with a remedy."""
+    saved = f"what was found so far is in {out}"
+    try:
+        yield
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    except (MemoryError, RuntimeError) as error:
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        if isinstance(error, MemoryError) or "out of memory" in said or "allocate memory" in said:
+            remedy = "close other programs, or give it --device cpu if it ran on a GPU"
+            raise ReconstructionError(f"out of memory: {remedy}; {saved}") from error
+        raise ReconstructionError(f"the reconstruction failed ({said}); {saved}") from error

@@ -1,0 +1,206 @@
+"""A session: states, pause and stop, snapshots, errors in words, everything saved in the end."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from napari_xrai import session as session_module
+from napari_xrai.core.frames import BAD
+from napari_xrai.io.source import InputError
+from napari_xrai.run import read_run
+from napari_xrai.session import ReconstructionError, Session
+from napari_xrai.settings import EngineSettings, Settings
+from toy import ToyReconstruction, ToySource, toy_detector
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    """The engine the next session gets; density is the intensity."""
+    toy = ToyReconstruction()
+    monkeypatch.setattr(session_module, "make_reconstruction", lambda *_: toy)
+
+    def phase(self, snapshot):
+        self.density = replace(snapshot.intensity, units="angstrom")
+
+    monkeypatch.setattr(session_module._LivePhasing, "update", phase)
+    return toy
+
+
+def new_session(out, source=None, **engine_settings):
+    return Session(source or ToySource(), Settings(engine=EngineSettings(**engine_settings)), out)
+
+
+def test_a_run_to_the_end_leaves_the_whole_folder(engine, tmp_path):
+    session = new_session(tmp_path / "run")
+    assert session.state == "idle"
+    steps = list(session.run())
+    assert session.state == "done"
+    assert len(steps) == 30
+    names = {p.name for p in (tmp_path / "run").iterdir()}
+    assert names == {
+        "settings.json", "metrics.jsonl", "checkpoint", "reconstruction.h5", "intensity.mrc", "density.mrc"
+    }  # fmt: skip
+    run = read_run(tmp_path / "run")
+    assert len(run.snapshot.poses.frame) == 200
+    last = run.metrics[-1]
+    assert {"time_s", "cpu_s", "frames_per_s", "log_likelihood", "resolution_A", "verdict"} <= last.keys()
+    assert last["received"] == last["dropped"] + last["not_hit"] + last["junk"] + last["used"] == 200
+    assert last["hits"] == last["junk"] + last["used"]
+    assert last["frames_per_s"] > 0
+
+
+def test_snapshots_are_pulled_once_each_and_are_never_old(engine, tmp_path, monkeypatch):
+    monkeypatch.setattr(session_module, "SNAPSHOT_EVERY_S", 0.05)
+    session = new_session(tmp_path / "run")
+    seen = []
+    for progress in session.run():
+        if snapshot := session.take_snapshot():
+            assert session.take_snapshot() is None
+            assert progress.frames_seen - snapshot.progress.frames_seen <= 20
+            seen.append(snapshot.progress.frames_seen)
+    assert len(seen) >= 3
+    assert seen == sorted(seen)
+    last = session.take_snapshot()
+    assert last.progress.frames_seen == 600
+    assert last.density is not None
+
+
+def test_closing_the_generator_is_stop_and_keeps_the_result(engine, tmp_path):
+    session = new_session(tmp_path / "run")
+    steps = session.run()
+    for _ in range(12):
+        next(steps)
+    steps.close()
+    assert session.state == "done"
+    run = read_run(tmp_path / "run")
+    assert run.snapshot.progress.frames_seen == 240
+    assert len(run.snapshot.poses.frame) == 200
+    assert (tmp_path / "run" / "checkpoint" / "state.json").exists()
+
+
+def test_stop_pause_and_resume_take_effect_at_the_next_step(engine, tmp_path):
+    session = new_session(tmp_path / "run")
+    steps = session.run()
+    next(steps)
+    session.pause()
+    paused = [next(steps).frames_seen for _ in range(3)]
+    assert session.state == "paused"
+    assert len(set(paused)) == 1
+    session.resume()
+    assert next(steps).frames_seen > paused[-1]
+    assert session.state == "running"
+    session.stop()
+    assert session.state == "stopping"
+    assert len(list(steps)) == 0
+    assert session.state == "done"
+
+
+def test_stop_ends_a_pause(engine, tmp_path):
+    session = new_session(tmp_path / "run")
+    steps = session.run()
+    next(steps)
+    session.pause()
+    next(steps)
+    session.stop()
+    assert list(steps) == []
+    assert session.state == "done"
+
+
+def test_a_stopped_run_goes_on_where_it_was(engine, tmp_path, monkeypatch):
+    session = new_session(tmp_path / "run")
+    steps = session.run()
+    for _ in range(15):
+        next(steps)
+    steps.close()
+    first = read_run(tmp_path / "run").metrics
+
+    fresh = ToyReconstruction()
+    monkeypatch.setattr(session_module, "make_reconstruction", lambda *_: fresh)
+    with pytest.raises(InputError, match="--resume"):
+        new_session(tmp_path / "run")
+    again = Session(ToySource(), Settings(), tmp_path / "run", resume=True)
+    progress = next(steps := again.run())
+    assert progress.frames_seen == 320
+    list(steps)
+    metrics = read_run(tmp_path / "run").metrics
+    assert metrics[: len(first)] == first
+    assert metrics[-1]["time_s"] > first[-1]["time_s"]
+    assert metrics[-1]["cpu_s"] >= first[-1]["cpu_s"]
+
+
+def test_max_frames_counts_received_frames(engine, tmp_path):
+    session = new_session(tmp_path / "run", max_frames=50)
+    list(session.run())
+    assert read_run(tmp_path / "run").snapshot.counters.received == 50
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "out of memory.*close other programs"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory.*--device cpu"),
+        (RuntimeError("shape '[2]' is invalid\nand more"), r"failed \(shape '\[2\]' is invalid\)"),
+    ],
+)
+def test_engine_errors_come_in_words_and_keep_what_was_found(engine, tmp_path, error, message):
+    engine.fail_at, engine.error = 300, error
+    session = new_session(tmp_path / "run")
+    with pytest.raises(ReconstructionError, match=message) as caught:
+        list(session.run())
+    assert "\n" not in str(caught.value)
+    assert not isinstance(caught.value, RuntimeError)
+    assert session.state == "failed"
+    assert len(read_run(tmp_path / "run").snapshot.poses.frame) == 200
+
+
+def test_what_the_engine_finds_wrong_with_the_data_is_an_input_error(engine, tmp_path):
+    engine.fail_at, engine.error = 1, ValueError("no two frames look alike: give more frames")
+    with pytest.raises(InputError, match="no two frames look alike"):
+        list(new_session(tmp_path / "run").run())
+
+
+def test_unusable_input_is_found_before_anything_is_written(engine, tmp_path):
+    source = ToySource()
+    source.detector = None
+    with pytest.raises(InputError, match=r"toy.emc has no geometry.*--detector"):
+        new_session(tmp_path / "run", source)
+    with pytest.raises(InputError, match="36 pixels per frame, its detector file 49"):
+        new_session(tmp_path / "run", ToySource(detector=toy_detector(7)))
+    with pytest.raises(InputError, match="mask leaves no good pixel"):
+        new_session(tmp_path / "run", ToySource(detector=toy_detector(mask=np.full(36, BAD, np.uint8))))
+    with pytest.raises(InputError, match=r"first 200 frames of toy.emc are all empty"):
+        list(new_session(tmp_path / "run", ToySource(photons=0)).run())
+    with pytest.raises(InputError, match="holds no frames"):
+        list(new_session(tmp_path / "run", ToySource(n_frames=0)).run())
+    assert not (tmp_path / "run").exists()
+
+
+def test_live_phasing_keeps_to_its_share(engine, tmp_path, monkeypatch):
+    spent = []
+
+    def slow(self, snapshot):
+        began = time.monotonic()
+        time.sleep(0.05)
+        spent.append(time.monotonic() - began)
+        self._spent_s += spent[-1]
+
+    monkeypatch.setattr(session_module._LivePhasing, "update", slow)
+    monkeypatch.setattr(session_module, "SNAPSHOT_EVERY_S", 0.01)
+    engine.passes = 100
+    steps = new_session(tmp_path / "run").run()
+    began = time.monotonic()
+    while time.monotonic() < began + 1.5:
+        next(steps)
+    live = list(spent)
+    steps.close()
+    assert len(live) >= 2
+    assert sum(live) <= 0.1 * 1.5 + 0.1
+
+
+def test_an_absent_gpu_is_named(tmp_path):
+    steps = new_session(tmp_path / "run", device="cuda:7").run()
+    with pytest.raises(InputError, match=r"no GPU 'cuda:7'.*--device cpu"):
+        next(steps)
+    assert not (tmp_path / "run").exists()
