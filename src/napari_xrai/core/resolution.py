@@ -40,7 +40,8 @@ def shell_index(n: int) -> NDArray[np.int64]:
     axis = np.arange(n, dtype=np.float32) - n // 2
     square = axis * axis
     radius = np.sqrt(square[:, None, None] + square[None, :, None] + square[None, None, :])
-    return np.rint(radius).astype(np.int64)
+    shell: NDArray[np.int64] = np.rint(radius).astype(np.int64)
+    return shell
 
 
 @lru_cache(maxsize=8)
@@ -172,13 +173,14 @@ def fsc_of_transforms(fa: NDArray[np.complex64], fb: NDArray[np.complex64], dq: 
     flat = shell.reshape(-1)
 
     def total(x: NDArray[np.float32]) -> NDArray[np.float64]:
-        return np.bincount(flat, (x * multiplicity).reshape(-1), int(flat.max()) + 1)[: n // 2 + 1]
+        sums = np.bincount(flat, (x * multiplicity).reshape(-1), int(flat.max()) + 1)
+        return np.asarray(sums[: n // 2 + 1], np.float64)
 
     cross = total(fa.real * fb.real + fa.imag * fb.imag)
     power = total(fa.real**2 + fa.imag**2) * total(fb.real**2 + fb.imag**2)
     value = np.divide(cross, np.sqrt(power), out=np.full(n // 2 + 1, np.nan), where=power > 0)
     count = total(np.ones(shell.shape, np.float32)) / 2
-    return ShellCurve(np.arange(n // 2 + 1) * dq, value, count.astype(np.int64))
+    return ShellCurve(np.arange(n // 2 + 1, dtype=np.float64) * dq, value, count.astype(np.int64))
 
 
 def crossing(curve: ShellCurve, threshold: float) -> float:
@@ -202,7 +204,7 @@ def _pearson_by_shell(
     shell: NDArray[np.int64], x: NDArray[np.float64], y: NDArray[np.float64], n_shells: int, dq: float
 ) -> ShellCurve:
     def total(v: NDArray[np.float64] | None) -> NDArray[np.float64]:
-        return np.bincount(shell, v, n_shells)[:n_shells].astype(np.float64)
+        return np.asarray(np.bincount(shell, v, n_shells)[:n_shells], np.float64)
 
     count = total(None)
     mean_x, mean_y = (total(v) / np.maximum(count, 1) for v in (x, y))
@@ -210,7 +212,7 @@ def _pearson_by_shell(
     dx, dy = (v - np.pad(m, (0, pad))[shell] for v, m in ((x, mean_x), (y, mean_y)))
     norm = np.sqrt(total(dx * dx) * total(dy * dy))
     value = np.divide(total(dx * dy), norm, out=np.full(n_shells, np.nan), where=(norm > 0) & (count >= 3))
-    return ShellCurve(np.arange(n_shells) * dq, value, count.astype(np.int64))
+    return ShellCurve(np.arange(n_shells, dtype=np.float64) * dq, value, count.astype(np.int64))
 
 
 def _require_same_grid(a: Volume, b: Volume) -> None:

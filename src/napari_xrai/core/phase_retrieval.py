@@ -1,0 +1,348 @@
+"""One density sought from one diffraction intensity: the constraints, and the iterations between them.
+
+Two sets are asked for their common point: maps whose transform has the measured amplitude (P_M, one FFT pair), and
+maps that are positive inside a compact support (P_S). Error reduction and HIO: Fienup 1982; difference map: Elser 2003;
+RAAR: Luke 2005; shrink-wrap: Marchesini et al. 2003. What was not measured floats free.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .density_alignment import crop_transform, pad_transform
+from .frames import Volume
+from .resolution import fourier_shells, shell_index
+
+Method = Literal["er", "hio", "raar", "difference map"]
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """The amplitudes to be met, on the half grid of ``rfftn``.
+
+    Parameters
+    ----------
+    amplitude : (n, n, n//2+1) float32
+        √intensity, scaled to a mean square of 1 over what was measured; 0 where nothing was.
+    known : (n, n, n//2+1) float32
+        1 measured, 0 floating.
+    shell : (n, n, n//2+1) int64
+        |q| in voxels, rounded.
+    per_shell : (S,) float32
+        Measured coefficients of each shell, at least 1.
+    edge : int
+        Last shell in use.
+    hole : float
+        Radius, in voxels, of the ball around q = 0 where nothing was measured.
+    scale : float
+        √intensity = scale · amplitude.
+    voxel_size, units
+        Of the density.
+    """
+
+    amplitude: Tensor
+    known: Tensor
+    shell: Tensor
+    per_shell: Tensor
+    edge: int
+    hole: float
+    scale: float
+    voxel_size: float
+    units: str
+
+    @property
+    def n(self) -> int:
+        """Voxels along an edge of the density."""
+        return int(self.amplitude.shape[0])
+
+
+def measured_radius(weight: NDArray[np.float32]) -> int:
+    """The largest radius up to which nine in ten voxels of a shell were measured (the beam stop aside); 0 if none."""
+    n = weight.shape[0]
+    shell = shell_index(n).reshape(-1)
+    count = np.bincount(shell)[: (n - 1) // 2 + 1]
+    share = np.bincount(shell, weight.reshape(-1) > 0)[: (n - 1) // 2 + 1] / count
+    good = np.flatnonzero(share >= 0.9)
+    return int(good[-1]) if len(good) else 0
+
+
+def fft_size(radius: int) -> int:
+    """The smallest even size without prime factors above 5 that holds a sphere of `radius` off its Nyquist planes."""
+    n = 2 * radius + 2
+    while True:
+        rest = n
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return n
+        n += 2
+
+
+def measurement(intensity: Volume, weight: Volume, radius: int | None = None, n: int | None = None) -> Measurement:
+    """Cut a sphere of `radius` voxels out of an intensity and turn it into amplitudes to be met.
+
+    Friedel mates are averaged by weight; voxels that are negative count as zero, those not finite as unmeasured.
+
+    Parameters
+    ----------
+    intensity, weight : Volume
+        On the same (z, y, x) cube; weight 0 where nothing was measured.
+    radius : int, optional
+        Last shell to use; default `measured_radius`.
+    n : int, optional
+        Grid of the density; default `fft_size` of the radius.
+
+    Raises
+    ------
+    ValueError
+        If nothing is there to be phased: an empty or constant intensity, or a radius below 4 voxels.
+    """
+    data, seen = intensity.data, weight.data
+    if data.shape != seen.shape or len(set(data.shape)) != 1:
+        raise ValueError(f"intensity {data.shape} and weight {seen.shape} must be cubes of one size")
+    centre = data.shape[0] // 2
+    limit = min(measured_radius(seen), (data.shape[0] - 1) // 2)
+    r = limit if radius is None else min(int(radius), limit)
+    if r < 4:
+        raise ValueError(f"only {r} shells of the intensity were measured: too few to phase, at least 4 are needed")
+    n = fft_size(r) if n is None else n
+    inside = slice(centre - r, centre + r + 1)
+    block, share = data[inside, inside, inside], seen[inside, inside, inside]
+    share = np.where((shell_index(2 * r + 1) <= r) & np.isfinite(block) & np.isfinite(share), share, 0)
+    block = np.where(share > 0, np.maximum(block, 0), 0)
+    total = share + share[::-1, ::-1, ::-1]
+    weighted = block * share
+    friedel = (weighted + weighted[::-1, ::-1, ::-1]) / np.where(total > 0, total, 1)
+    if not np.ptp(friedel[total > 0]) > 0:
+        raise ValueError("the intensity is empty or constant: there is nothing to phase")
+    known = _half_grid((total > 0).astype(np.float32), n)
+    amplitude = _half_grid(np.sqrt(friedel).astype(np.float32), n)
+    scale = float((amplitude.square().sum() / known.sum()).sqrt())
+    shell = torch.from_numpy(fourier_shells(n)[0])
+    per_shell = torch.bincount(shell.view(-1), known.view(-1)).to(torch.float32)
+    measured = torch.nonzero(per_shell > 0)
+    in_angstrom = intensity.units == "1/angstrom"
+    return Measurement(
+        amplitude=amplitude / scale, known=known, shell=shell, per_shell=per_shell.clamp(min=1), edge=r,
+        hole=float(measured[0]), scale=scale,
+        voxel_size=1.0 / (n * intensity.voxel_size), units="angstrom" if in_angstrom else "1/detector_voxel",
+    )  # fmt: skip
+
+
+def _half_grid(block: NDArray[np.float32], n: int) -> Tensor:
+    """An odd cube around q = 0 on the half grid of an n³ transform."""
+    r = block.shape[0] // 2
+    k = np.arange(-r, r + 1)
+    out = np.zeros((n, n, n // 2 + 1), np.float32)
+    out[np.ix_(k % n, k % n, np.arange(r + 1))] = block[:, :, r:]
+    return torch.from_numpy(out)
+
+
+def first_support(m: Measurement, diameter: float | None = None) -> Tensor:
+    """(n, n, n) bool: where the particle may be at first; origin at index 0.
+
+    A ball of `diameter` (in the density's unit); without one, the autocorrelation halved: for a centred convex particle
+    ρ*ρ reaches exactly twice as far as ρ. The hole is filled by Guinier's law from the shells beside it.
+    """
+    n = m.n
+    k = torch.fft.fftfreq(n, 1 / n)
+    if diameter is not None:
+        radius = 0.5 * diameter / m.voxel_size
+        if radius >= n / 2:
+            raise ValueError(f"a support of {diameter:.4g} does not fit in the box of {n * m.voxel_size:.4g} {m.units}")
+        ball: Tensor = k[:, None, None] ** 2 + k[None, :, None] ** 2 + k**2 <= radius**2
+        return ball
+    power = m.amplitude.square()
+    mean = torch.bincount(m.shell.view(-1), power.view(-1)).float() / m.per_shell
+    first = int(m.hole)
+    q2 = torch.arange(len(mean)).float() ** 2
+    fit = slice(first, first + 4)
+    log = mean[fit].clamp(min=1e-12).log()
+    slope = ((log - log.mean()) * (q2[fit] - q2[fit].mean())).sum() / (q2[fit] - q2[fit].mean()).square().sum()
+    guinier = torch.exp(log.mean() + slope.clamp(max=0) * (q2 - q2[fit].mean()))
+    inside = (m.shell <= m.edge).float()
+    filled = torch.where(m.known > 0, power, guinier[m.shell] * (m.shell < first + 4))
+    taper = torch.exp(-2 * (m.shell / m.edge) ** 2) * inside
+    # autocorrelation on half-spaced points: the same coefficients on twice as fine a grid, cut to the middle
+    auto = torch.fft.irfftn(filled * taper, s=(n, n, n))
+    axis = (2 * torch.fft.fftfreq(n, 1 / n)).round().long()
+    reach = (axis.abs() < n // 2).nonzero().squeeze(1)
+    half = torch.zeros(n, n, n)
+    half[reach[:, None, None], reach[None, :, None], reach] = auto[
+        (axis[reach] % n)[:, None, None], (axis[reach] % n)[None, :, None], axis[reach] % n
+    ]
+    reached: Tensor = half > AUTOCORRELATION_LEVEL * auto[0, 0, 0]
+    return reached
+
+
+AUTOCORRELATION_LEVEL = 0.04
+"""Of ρ*ρ at the origin: where the halved autocorrelation ends the first support (chosen on four particles)."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one start runs; the defaults were chosen on clean and reconstructed intensities of several particles.
+
+    Parameters
+    ----------
+    method : "er", "hio", "raar" or "difference map"
+        Of the main iterations; error reduction always ends a start.
+    beta : float
+        HIO's feedback, RAAR's relaxation; 1 for the difference map.
+    iterations, polish : int
+        Main iterations, and error reduction after them.
+    shrink_every : int
+        Iterations between shrink-wraps; 0 keeps the first support.
+    blur, threshold : (float, float)
+        Shrink-wrap's Gaussian σ in voxels and its level relative to the maximum, from the first to the last.
+    positive : bool
+        The density is nowhere negative.
+    background : bool
+        Solve for an incoherent background that depends on |q| only.
+    """
+
+    method: Method = "difference map"
+    beta: float = 1.0
+    iterations: int = 100
+    polish: int = 30
+    shrink_every: int = 10
+    blur: tuple[float, float] = (2.0, 1.0)
+    threshold: tuple[float, float] = (0.2, 0.1)
+    positive: bool = True
+    background: bool = True
+
+
+@dataclass(eq=False)
+class Iterate:
+    """Where one start stands.
+
+    Parameters
+    ----------
+    x : (n, n, n) float32
+        The raw iterate; origin at index 0. Neither measured nor positive: show `density`.
+    support : (n, n, n) float32
+        1 inside.
+    background : (S,) float32 or None
+        Incoherent amplitude per shell, in the measurement's scale.
+    age : int
+        Iterations so far.
+    """
+
+    x: Tensor
+    support: Tensor
+    background: Tensor | None
+    age: int = 0
+
+
+def random_start(m: Measurement, support: Tensor, recipe: Recipe, seed: int) -> Iterate:
+    """Measured amplitudes with the phases of white noise: real, and different for every seed."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.fft.rfftn(torch.randn(m.n, m.n, m.n, generator=generator))
+    x = torch.fft.irfftn(noise * (m.amplitude / noise.abs().clamp(min=1e-12)), s=(m.n, m.n, m.n))
+    background = None
+    if recipe.background:
+        background = 0.1 * torch.bincount(m.shell.view(-1), m.amplitude.view(-1)).float() / m.per_shell
+    return Iterate(x, support.float(), background)
+
+
+def project_amplitude(x: Tensor, m: Measurement, background: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """P_M: the nearest map with the measured amplitudes, its transform, and the background that goes with it.
+
+    With a background b(|q|), amplitude and background together make the measured intensity, |F|² + b² = I: both are
+    scaled by √(I / (|F|² + b²)), and b is averaged over its shell (Ayyer et al. 2016, Nature 530, 202, Methods).
+    """
+    transform = torch.fft.rfftn(x)
+    power = transform.real.square().addcmul_(transform.imag, transform.imag)
+    if background is not None:
+        power += background.square()[m.shell]
+    gain = power.add_(1e-12).rsqrt_().mul_(m.amplitude)
+    if background is not None:
+        mean = torch.bincount(m.shell.view(-1), gain.view(-1)).to(torch.float32) / m.per_shell
+        background = background * mean
+    gain += 1 - m.known
+    transform *= gain
+    return torch.fft.irfftn(transform, s=x.shape), transform, background
+
+
+def project_support(x: Tensor, support: Tensor, positive: bool) -> Tensor:
+    """P_S, in place: nothing outside the support, nothing negative."""
+    if positive:
+        x.clamp_(min=0)
+    return x.mul_(support)
+
+
+def iterate(state: Iterate, m: Measurement, recipe: Recipe, steps: int, method: Method | None = None) -> Tensor:
+    """Run `steps` iterations in place; returns P_M of the last iterate's transform, for what comes next."""
+    method = recipe.method if method is None else method
+    total = recipe.iterations + recipe.polish
+    transform = state.x
+    for _ in range(steps):
+        p, transform, state.background = project_amplitude(state.x, m, state.background)
+        state.age += 1
+        if recipe.shrink_every and state.age % recipe.shrink_every == 0:
+            state.support = shrink_wrap(transform, m, recipe, min(1.0, state.age / total))
+        state.x = _next(state, p, recipe, method)
+    return transform
+
+
+def _next(state: Iterate, p: Tensor, recipe: Recipe, method: Method) -> Tensor:
+    x, beta = state.x, recipe.beta
+    if method == "er":
+        return project_support(p, state.support, recipe.positive)
+    if method == "hio":
+        allowed = state.support * (p > 0) if recipe.positive else state.support
+        outside = torch.sub(x, p, alpha=beta)
+        return outside.add_((p - outside).mul_(allowed))
+    # RAAR: β·(x + P_S(2p − x) − p) + (1 − β)·p; the difference map at its β = 1 is RAAR at 1
+    b = 1.0 if method == "difference map" else beta
+    reflected = project_support(torch.sub(p, x, alpha=0.5).mul_(2), state.support, recipe.positive)
+    return x.mul_(b).add_(p, alpha=1 - 2 * b).add_(reflected, alpha=b)
+
+
+def shrink_wrap(transform: Tensor, m: Measurement, recipe: Recipe, progress: float) -> Tensor:
+    """The support where the blurred density is above a share of its maximum; both sharpen with `progress` 0 … 1."""
+    sigma = recipe.blur[0] + (recipe.blur[1] - recipe.blur[0]) * progress
+    level = recipe.threshold[0] + (recipe.threshold[1] - recipe.threshold[0]) * progress
+    gauss = torch.exp((-2 * (np.pi * sigma / m.n) ** 2) * torch.arange(int(m.shell.max()) + 1).float() ** 2)
+    blurred = torch.fft.irfftn(transform * gauss[m.shell], s=(m.n, m.n, m.n))
+    support: Tensor = (blurred > level * blurred.max()).float()
+    return support
+
+
+def density(state: Iterate, m: Measurement, recipe: Recipe) -> Tensor:
+    """P_S P_M of the iterate: what to show, and what `residual` judges."""
+    p, _, _ = project_amplitude(state.x, m, state.background)
+    return project_support(p, state.support, recipe.positive)
+
+
+def residual(transform: Tensor, m: Measurement, background: Tensor | None) -> float:
+    """Relative distance of a map's amplitudes from the measured ones: √(Σ(|F| − A)² / ΣA²) over what was measured."""
+    power = transform.real.square().addcmul_(transform.imag, transform.imag)
+    if background is not None:
+        power += background.square()[m.shell]
+    difference = power.sqrt_().sub_(m.amplitude).mul_(m.known)
+    return float((difference.square().sum() / m.amplitude.square().sum()).sqrt())
+
+
+def resize(state: Iterate, n: int) -> Iterate:
+    """The same iterate on another grid: its transform cut or padded."""
+    old = state.x.shape[0]
+    if n == old:
+        return state
+    change = pad_transform if n > old else crop_transform
+    x, support = (torch.fft.irfftn(change(torch.fft.rfftn(v), n), s=(n, n, n)) for v in (state.x, state.support))
+    gain = (n / old) ** 3
+    background = state.background
+    if background is not None:
+        shells = int(fourier_shells(n)[0].max()) + 1
+        padded = torch.zeros(shells)
+        padded[: len(background)] = background[:shells]
+        background = padded
+    return Iterate(x, (support * gain > 0.5).float(), background, state.age)
