@@ -1,0 +1,417 @@
+"""A snapshot as napari layers: made, found again and renewed, on the ViewerModel alone (no Qt, no GL)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .core.frames import Detector, Snapshot
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Layer
+
+    from .io.source import FrameSource
+
+KEY = "napari_xrai"
+"""Every layer of ours carries ``metadata[KEY]``: what it shows. Nothing is found by its name."""
+
+Kind = Literal["intensity", "density", "slices", "patterns", "poses"]
+View = Literal["volume", "slices"]
+LayerData = tuple[Any, dict[str, Any], str]
+Surface = tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]
+
+DEFAULT_LEVEL = 0.3
+"""The density's surface, as a fraction of its brightest voxels (99.9th percentile)."""
+
+GAMMA = 0.4
+"""Diffraction falls over many decades; a gamma shows them, keeps the data true, and has a slider in napari."""
+
+INTENSITY_WIDTH, INTENSITY_X, DENSITY_X = 0.62, -0.34, 0.3
+"""Intensity and density side by side, in units of the density's box (= 1/Δq, at least twice the particle)."""
+
+CAMERA_ANGLES = (0.0, 30.0, 20.0)
+"""Oblique, so that depth is seen, with both maps still side by side."""
+
+MAX_POSES = 5000
+MAX_PATTERN_BYTES = 64 * 2**20
+MAX_PATTERNS = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class PoseCloud:
+    """Poses as points: where the beam went through the particle, at most `MAX_POSES` of them.
+
+    Parameters
+    ----------
+    direction : (K, 3) float32
+        The beam's axis in the particle's frame, unit vectors (x, y, z): ``R ẑ``.
+    in_plane : (K,) float32
+        Turn of the pattern about the beam, 0…1 of a full turn.
+    confidence : (K,) float32
+        0…1.
+    total : int
+        Poses there are.
+    """
+
+    direction: NDArray[np.float32]
+    in_plane: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    total: int
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """The curves shown to the user.
+
+    Parameters
+    ----------
+    frames_seen, log_likelihood, resolution : (T,) float64
+        Resolution is 1/q in Å, or the radius in detector voxels where there is no wavelength.
+    q, half_cc : (S,) float64
+        Half-set correlation per shell of |q|.
+    calibrated : bool
+        Whether q is in Å⁻¹ (else: in detector voxels).
+    """
+
+    frames_seen: NDArray[np.float64]
+    log_likelihood: NDArray[np.float64]
+    resolution: NDArray[np.float64]
+    q: NDArray[np.float64]
+    half_cc: NDArray[np.float64]
+    calibrated: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """All that is drawn of a snapshot. Made where arithmetic may take its time: off the GUI thread.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+    limits : (low, high)
+        Contrast limits for the intensity, in its own values.
+    slices, surface : (vertices, faces, values) or None
+        Triangles in voxels (z, y, x): three orthogonal sections of the intensity, and the density's isosurface
+        (its values: distance from the centre). None where nothing was measured or phased.
+    level : float
+        Where the surface lies, as a fraction of the brightest density.
+    """
+
+    snapshot: Snapshot
+    limits: tuple[float, float]
+    slices: Surface | None
+    surface: Surface | None
+    level: float
+    poses: PoseCloud
+    curves: Curves
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, level: float = DEFAULT_LEVEL) -> Picture:
+        """Draw `snapshot`, with the density's surface at `level` (fraction of its brightest voxels)."""
+        intensity, density = snapshot.intensity, snapshot.density
+        return cls(
+            snapshot=snapshot,
+            limits=intensity_limits(intensity.data),
+            slices=sections(intensity.data, snapshot.weight.data),
+            surface=None if density is None else isosurface(density.data, level),
+            level=level,
+            poses=_pose_cloud(snapshot),
+            curves=_curves(snapshot),
+        )
+
+
+def intensity_limits(volume: NDArray[np.float32]) -> tuple[float, float]:
+    """Contrast limits for a diffraction volume: from nothing to all but the brightest 1 ‰ of what was measured."""
+    measured = volume[np.isfinite(volume) & (volume > 0)]
+    return (0.0, float(np.percentile(measured, 99.9)) if measured.size else 1.0)
+
+
+def isosurface(density: NDArray[np.float32], level: float = DEFAULT_LEVEL) -> Surface | None:
+    """Triangles of the density's isosurface, or None where there is none.
+
+    Parameters
+    ----------
+    density : (n, n, n) float32
+    level : float
+        Fraction of the 99.9th percentile of the positive voxels.
+
+    Returns
+    -------
+    (vertices (V, 3), faces (F, 3), values (V,)) in voxels, (z, y, x); values: distance from the centre.
+    """
+    from skimage.measure import marching_cubes
+
+    positive = density[density > 0]
+    if positive.size == 0:
+        return None
+    threshold = level * float(np.percentile(positive, 99.9))
+    if not density.min() < threshold < density.max():
+        return None
+    vertices, faces, _, _ = marching_cubes(density, threshold)
+    distance = np.linalg.norm(vertices - np.array(density.shape) // 2, axis=1)
+    return vertices.astype(np.float32), faces.astype(np.int32), distance.astype(np.float32)
+
+
+def sections(volume: NDArray[np.float32], weight: NDArray[np.float32]) -> Surface | None:
+    """Three orthogonal sections through q = 0, as far as the largest sphere that was measured there.
+
+    A few thousand flat triangles draw a hundred times faster than a volume where there is no graphics card.
+    """
+    n = volume.shape[0]
+    centre = n // 2
+    grid = np.indices((n, n)).reshape(2, -1).T
+    corner = np.arange(n * n).reshape(n, n)
+    a, b = corner[:-1, :-1].ravel(), corner[1:, :-1].ravel()
+    c, d = corner[:-1, 1:].ravel(), corner[1:, 1:].ravel()
+    within = np.linalg.norm(grid - centre, axis=1) <= centre
+    vertices, faces, values = [], [], []
+    for axis in range(3):
+        seen = within & (np.take(weight, centre, axis).ravel() > 0)
+        cell = seen[a] & seen[b] & seen[c] & seen[d]
+        faces.append(np.concatenate([np.c_[a, b, c][cell], np.c_[b, d, c][cell]]) + axis * n * n)
+        vertices.append(np.insert(grid, axis, centre, axis=1))
+        values.append(np.take(volume, centre, axis).ravel())
+    triangles = np.concatenate(faces).astype(np.int32)
+    if not len(triangles):
+        return None
+    return np.concatenate(vertices).astype(np.float32), triangles, np.concatenate(values).astype(np.float32)
+
+
+def _pose_cloud(snapshot: Snapshot) -> PoseCloud:
+    poses = snapshot.poses
+    total = len(poses.frame)
+    rows = np.linspace(0, total - 1, min(total, MAX_POSES)).astype(int)
+    x, y, z, w = np.asarray(poses.quaternion[rows], np.float32).reshape(-1, 4).T
+    direction = np.stack([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)], axis=1)
+    # twist about the beam: the rotation is a swing of ẑ followed by a turn of 2·atan2(z, w)
+    turn = (np.arctan2(z, w) / np.pi) % 1.0
+    confidence = np.nan_to_num(poses.confidence[rows]).clip(0, 1)
+    return PoseCloud(direction, turn.astype(np.float32), confidence.astype(np.float32), total)
+
+
+def _curves(snapshot: Snapshot) -> Curves:
+    history, shells = snapshot.history, snapshot.shells
+    calibrated = snapshot.intensity.units == "1/angstrom"
+    none = np.zeros(0)
+    q = history.get("resolution_q", none)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        resolution = np.where(q > 0, 1 / q if calibrated else q, np.nan)
+    return Curves(
+        frames_seen=history.get("frames_seen", none),
+        log_likelihood=history.get("log_likelihood", none),
+        resolution=resolution,
+        q=shells.get("q", none),
+        half_cc=shells.get("half_cc", none),
+        calibrated=calibrated,
+    )
+
+
+# ---- layers
+
+
+def _placed(n: int, voxel: float, centre_x: float) -> dict[str, Any]:
+    """Scale and translation that put a volume's origin (index n//2) at world (0, 0, centre_x)."""
+    return {"scale": (voxel,) * 3, "translate": np.array([0.0, 0.0, centre_x]) - voxel * (n // 2)}
+
+
+def _fog() -> Any:
+    """Clear and dark to opaque and bright: a bright core shows through a thin outside."""
+    from napari.utils.colormaps import Colormap, ensure_colormap
+
+    ramp = np.linspace(0, 1, 64)
+    colors = np.array(ensure_colormap("inferno").map(ramp))
+    colors[:, 3] = ramp**2
+    return Colormap(colors, name="xrai-fog", display_name="X-RAI fog")
+
+
+def intensity_layer(picture: Picture) -> LayerData:
+    """The measured intensity as a volume, sized to stand beside the density."""
+    volume = picture.snapshot.intensity
+    box, n = 1.0 / volume.voxel_size, volume.data.shape[0]
+    kwargs = {
+        "name": "Intensity", "colormap": _fog(), "rendering": "translucent", "blending": "translucent_no_depth",
+        "contrast_limits": picture.limits, "gamma": GAMMA, "metadata": {KEY: "intensity", "volume": volume},
+        **_placed(n, INTENSITY_WIDTH * box / n, INTENSITY_X * box),
+    }  # fmt: skip
+    return (volume.data, kwargs, "image")
+
+
+def slices_layer(picture: Picture) -> LayerData | None:
+    """Three orthogonal sections of the intensity, where the volume stands."""
+    if picture.slices is None:
+        return None
+    volume = picture.snapshot.intensity
+    box, n = 1.0 / volume.voxel_size, volume.data.shape[0]
+    kwargs = {
+        "name": "Intensity, three sections", "colormap": "inferno", "shading": "none",
+        "contrast_limits": picture.limits, "gamma": GAMMA, "metadata": {KEY: "slices", "volume": volume},
+        **_placed(n, INTENSITY_WIDTH * box / n, INTENSITY_X * box),
+    }  # fmt: skip
+    return (picture.slices, kwargs, "surface")
+
+
+def density_layer(picture: Picture) -> LayerData | None:
+    """The density's surface, in its own unit of length; coloured by the distance from the particle's centre."""
+    volume = picture.snapshot.density
+    if volume is None or picture.surface is None:
+        return None
+    n, voxel = volume.data.shape[0], volume.voxel_size
+    low, high = (float(v) for v in np.percentile(picture.surface[2], (1, 99)))
+    kwargs = {
+        "name": "Density", "colormap": "viridis", "shading": "smooth", "contrast_limits": (low, max(high, low + 1e-3)),
+        "metadata": {KEY: "density", "volume": volume, "level": picture.level},
+        **_placed(n, voxel, DENSITY_X * voxel * n),
+    }  # fmt: skip
+    return (picture.surface, kwargs, "surface")
+
+
+def picture_layers(picture: Picture, view: View = "volume") -> list[LayerData]:
+    """All layers of a result; of the two views of the intensity, `view` is visible."""
+    layers = [intensity_layer(picture), slices_layer(picture), density_layer(picture)]
+    there = [layer for layer in layers if layer is not None]
+    for _, kwargs, _ in there:
+        kwargs["visible"] = kwargs["metadata"][KEY] in (_shown(view), "density")
+    return there
+
+
+def _shown(view: View) -> Kind:
+    return "intensity" if view == "volume" else "slices"
+
+
+class ResultLayers:
+    """The layers of one viewer that show a reconstruction.
+
+    Layers are found by their metadata; one that the user deleted comes back with the next picture. Contrast
+    follows the data until the user touches it, and the camera is left alone once the user has turned it.
+    """
+
+    def __init__(self, viewer: ViewerModel, view: View = "volume") -> None:
+        self.viewer = viewer
+        self.view: View = view
+        self._limits: dict[str, tuple[float, float]] = {}
+        self._camera: tuple[float, ...] | None = None
+
+    def begin(self) -> None:
+        """A new run starts: forget what the user touched, and put the patterns away."""
+        self._limits.clear()
+        self._camera = None
+        for layer in self._all("patterns"):
+            layer.visible = False
+
+    def show(self, picture: Picture) -> None:
+        """Bring the viewer's layers up to `picture`."""
+        before = {kind for kind in ("intensity", "slices", "density") if self.find(kind)}
+        for data in picture_layers(picture, self.view):
+            self._renew(data)
+        if self._camera is None or (self._camera == self._camera_now() and not before >= {"density"}):
+            self._look()
+
+    def set_view(self, view: View) -> None:
+        """Show the intensity as a volume, or as three orthogonal sections."""
+        self.view = view
+        for kind in ("intensity", "slices"):
+            for layer in self._all(kind):
+                layer.visible = kind == _shown(view)
+
+    def find(self, kind: str) -> Layer | None:
+        """The first layer of this kind that the viewer has now."""
+        return next(iter(self._all(kind)), None)
+
+    def _all(self, kind: str) -> list[Layer]:
+        return [layer for layer in self.viewer.layers if layer.metadata.get(KEY) == kind]
+
+    def _renew(self, new: LayerData) -> None:
+        from napari.layers import Layer
+
+        data, kwargs, layer_type = new
+        kind = kwargs["metadata"][KEY]
+        layer = self.find(kind)
+        if layer is None:
+            layer = self.viewer.add_layer(Layer.create(data, kwargs, layer_type))
+            self._limits[kind] = tuple(layer.contrast_limits)
+            return
+        layer.data = data
+        for name in ("scale", "translate"):
+            if not np.allclose(getattr(layer, name), kwargs[name]):
+                setattr(layer, name, kwargs[name])
+        layer.metadata.update(kwargs["metadata"])
+        if self._limits.get(kind, tuple(layer.contrast_limits)) == tuple(layer.contrast_limits):
+            layer.contrast_limits_range = kwargs["contrast_limits"]
+            layer.contrast_limits = kwargs["contrast_limits"]
+            self._limits[kind] = tuple(layer.contrast_limits)
+
+    def _look(self) -> None:
+        """Turn the viewer to 3D and fit what there is of the result."""
+        self.viewer.dims.ndisplay = 3
+        self.viewer.camera.angles = CAMERA_ANGLES
+        ours = [layer for layer in self.viewer.layers if layer.metadata.get(KEY) in (_shown(self.view), "density")]
+        self.viewer.reset_view(layers=ours, reset_camera_angle=False)
+        self.viewer.camera.zoom *= 1.3  # napari leaves room for every way to turn
+        self._camera = self._camera_now()
+
+    def _camera_now(self) -> tuple[float, ...]:
+        camera = self.viewer.camera
+        return (*camera.center, camera.zoom, *camera.angles)
+
+
+# ---- patterns
+
+
+def patterns_layer(source: FrameSource) -> LayerData | None:
+    """The first patterns of `source` as an image stack (N, rows, columns), or None where their shape is not known.
+
+    Flat lists of pixels are laid out by where the detector's pixels look.
+    """
+    detector = source.detector
+    grid: Callable[[NDArray[Any]], NDArray[Any]] | None
+    if len(source.shape) > 1:
+        shape = source.shape
+        grid = lambda flat: flat.reshape(len(flat), *shape)  # noqa: E731
+    else:
+        grid = None if detector is None else _pixel_grid(detector)
+    if grid is None:
+        return None
+    room = max(1, MAX_PATTERN_BYTES // (4 * source.n_pixels))
+    wanted = min(MAX_PATTERNS, room, source.n_frames if source.n_frames is not None else MAX_PATTERNS)
+    frames = next(iter(source.batches(wanted)), None)
+    if frames is None or not len(frames):
+        return None
+    stack = grid(frames.dense())
+    lit = frames.count if len(frames.count) else np.ones(1)
+    of = f" of {source.n_frames:,}" if source.n_frames and source.n_frames > len(frames) else ""
+    kwargs = {
+        "name": f"Patterns: {source.paths[0].name if source.paths else source.format} ({len(frames):,}{of})",
+        "colormap": "inferno",
+        "gamma": 0.6,
+        "contrast_limits": (0.0, max(1.0, float(np.percentile(lit, 99.5)))),
+        "metadata": {KEY: "patterns", "paths": [str(path) for path in source.paths]},
+    }
+    return (stack, kwargs, "image")
+
+
+def _pixel_grid(detector: Detector) -> Callable[[NDArray[Any]], NDArray[Any]] | None:
+    """How to lay a flat list of pixels out as an image, seen along the beam; None for no regular grid."""
+    from scipy.spatial import cKDTree
+
+    across = detector.q[:, :2] / (detector.ewald_radius + detector.q[:, 2:])
+    distance, _ = cKDTree(across).query(across[:: max(1, len(across) // 1000)], k=2)
+    pitch = float(np.median(distance[:, 1]))
+    if not pitch > 0:
+        return None
+    column, row = np.rint((across - across.min(axis=0)) / pitch).astype(int).T
+    shape = (int(row.max()) + 1, int(column.max()) + 1)
+    if shape[0] * shape[1] > 4 * len(across):
+        return None
+    row = shape[0] - 1 - row
+
+    def lay_out(flat: NDArray[Any]) -> NDArray[Any]:
+        image = np.zeros((len(flat), *shape), flat.dtype)
+        image[:, row, column] = flat
+        return image
+
+    return lay_out

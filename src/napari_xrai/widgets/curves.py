@@ -1,0 +1,94 @@
+"""The curves of a run: resolution, half-set correlation and log-likelihood."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyqtgraph as pg
+from qtpy.QtCore import QSize
+from qtpy.QtWidgets import QTabWidget, QWidget
+
+from ..layers import Curves
+
+HALF_SET_CUT = 0.5
+
+
+class CurvesView(QTabWidget):
+    """Three plots in tabs; `show_curves` renews them, it computes nothing."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName("xrai-curves")
+        self.setDocumentMode(True)
+        self.tabBar().setDrawBase(False)
+        self._plots: dict[str, pg.PlotWidget] = {}
+        self._lines: dict[str, pg.PlotDataItem] = {}
+        for name, title, tip in (
+            ("resolution", "Resolution", "Where two half-sets of the frames still agree (correlation 0.5)"),
+            ("half_cc", "Half-sets", "Correlation of two half-sets of the frames on shells of |q|"),
+            ("likelihood", "Log-likelihood", "Mean per frame: how well the volume explains the frames"),
+        ):
+            plot = pg.PlotWidget(self)
+            plot.setMenuEnabled(False)
+            plot.hideButtons()
+            plot.setMouseEnabled(x=False, y=False)
+            plot.getPlotItem().setContentsMargins(2, 6, 10, 2)
+            self._lines[name] = plot.plot([], [], connect="finite")
+            self._plots[name] = plot
+            self.setTabToolTip(self.addTab(plot, title), tip)
+        self._cut = pg.InfiniteLine(
+            HALF_SET_CUT, angle=0, label="0.5", labelOpts={"position": 0.04, "anchors": [(0, 1), (0, 1)]}
+        )
+        self._plots["half_cc"].addItem(self._cut)
+        self._plots["half_cc"].setYRange(-0.05, 1.05, padding=0)
+        self._label_axes(calibrated=True)
+        self.clear_curves()
+
+    def sizeHint(self) -> QSize:  # noqa: D102
+        return QSize(340, 175)
+
+    def minimumSizeHint(self) -> QSize:  # noqa: D102
+        return QSize(200, 140)
+
+    def clear_curves(self) -> None:
+        """Empty plots, for a new run."""
+        for name in self._lines:
+            self._draw(name, np.zeros(0), np.zeros(0))
+
+    def show_curves(self, curves: Curves) -> None:
+        """Draw the newest curves."""
+        self._label_axes(curves.calibrated)
+        seen = curves.frames_seen
+        self._draw("resolution", seen, curves.resolution)
+        self._draw("likelihood", seen, curves.log_likelihood)
+        self._draw("half_cc", curves.q, curves.half_cc)
+
+    def set_colors(self, background: str, text: str, line: str) -> None:
+        """Follow the theme."""
+        for name, plot in self._plots.items():
+            plot.setBackground(background)
+            for side in ("left", "bottom"):
+                axis = plot.getAxis(side)
+                axis.setPen(text)
+                axis.setTextPen(text)
+            self._lines[name].setPen(pg.mkPen(line, width=2))
+        self._cut.setPen(pg.mkPen(text, width=1, style=pg.QtCore.Qt.PenStyle.DashLine))
+        self._cut.label.setColor(text)
+
+    def _draw(self, name: str, x: np.ndarray, y: np.ndarray) -> None:
+        there = int(np.isfinite(y).sum())
+        # one point draws no line: mark it; without any, an axis from 0 to 1 would say something untrue
+        self._lines[name].setData(x, y, symbol="o" if there == 1 else None, symbolSize=5)
+        for side in ("left", "bottom"):
+            self._plots[name].getAxis(side).setStyle(showValues=there > 0)
+
+    def _label_axes(self, calibrated: bool) -> None:
+        labels = {
+            "resolution": ("resolution (Å)" if calibrated else "radius (detector voxels)", "frames seen"),
+            "half_cc": ("half-set CC", "q = 1/d (Å⁻¹)" if calibrated else "|q| (detector voxels)"),
+            "likelihood": ("log-likelihood / frame", "frames seen"),
+        }
+        for name, (left, bottom) in labels.items():
+            self._plots[name].setLabel("left", left)
+            self._plots[name].setLabel("bottom", bottom)
+            for side in ("left", "bottom"):
+                self._plots[name].getAxis(side).enableAutoSIPrefix(False)

@@ -1,0 +1,251 @@
+"""What the panel looks like: its parts, their order, their words and colours. It decides nothing."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from qtpy.QtCore import QSize, Qt, Signal
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QProgressBar,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QSlider,
+    QVBoxLayout,
+    QWidget,
+)  # fmt: skip
+from superqt import QCollapsible
+
+from ..layers import DEFAULT_LEVEL, Picture, View
+from ..settings import EngineSettings
+from .curves import CurvesView
+from .drop import DropZone
+from .form import SettingsForm
+from .found import FoundView
+from .pose_view import PoseView
+
+Tone = Literal["info", "good", "warning", "error"]
+VIEWS: tuple[View, View] = ("volume", "slices")
+BREAK = "\u200b"
+"""Where a long path may wrap."""
+
+
+class Words(QLabel):
+    """A label that wraps, long paths too, and never widens the panel."""
+
+    def __init__(self, name: str, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName(name)
+        self.setWordWrap(True)
+        self.setTextFormat(Qt.TextFormat.PlainText)
+        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+
+    def setText(self, text: str) -> None:  # noqa: D102
+        for sign in "/_":
+            text = text.replace(sign, sign + BREAK)
+        super().setText(text)
+
+    def text(self) -> str:  # noqa: D102
+        return str(super().text()).replace(BREAK, "")
+
+
+class Face(QWidget):
+    """The panel's parts.
+
+    Signals
+    -------
+    view_changed : str
+        ``"volume"`` or ``"slices"``.
+    level_changed : float
+        Where the density's surface is to be drawn.
+    """
+
+    view_changed = Signal(str)
+    level_changed = Signal(float)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName("xrai-panel")
+        self.setAcceptDrops(True)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
+        self.drop_zone = DropZone(self)
+        self.found_view = FoundView(self)
+        self.form = SettingsForm(EngineSettings, self)
+        self.pose_view = PoseView(self)
+        self.curves_view = CurvesView(self)
+        self._tone: Tone = "info"
+        self._theme: Any = None
+        self._make_controls()
+        self._lay_out()
+
+    def sizeHint(self) -> QSize:  # noqa: D102
+        return QSize(370, 660)
+
+    @property
+    def level(self) -> float:
+        """Where the density's surface is drawn, as a fraction of its brightest voxels."""
+        return int(self._level.value()) / 100
+
+    # ---- what is shown
+
+    def say(self, words: str, tone: Tone = "info") -> None:
+        """The one line (or few) in which the panel speaks."""
+        self._tone = tone
+        self.status.setText(f"Error: {words}" if tone == "error" else words)
+        self.status.setProperty("tone", tone)
+        self._color_status()
+
+    def say_facts(self, words: str) -> None:
+        """What was found out or chosen, in small."""
+        self.facts.setText(words)
+        self.facts.setVisible(bool(words))
+
+    def show_progress(self, fraction: float | None, words: str) -> None:
+        """How far: None for no run, NaN for an unknown end."""
+        self._pace.setText(words)
+        self.progress.setFormat(words)
+        self.progress.setVisible(fraction is not None)
+        self._pace.setVisible(bool(words))
+        unknown = fraction is not None and math.isnan(fraction)
+        self.progress.setRange(0, 0 if unknown else 1000)
+        if not unknown:
+            self.progress.setValue(0 if fraction is None else round(1000 * fraction))
+
+    def show_result(self, picture: Picture) -> None:
+        """The views beside the canvas."""
+        self.pose_view.show_poses(picture.poses)
+        self.curves_view.show_curves(picture.curves)
+
+    def clear_result(self) -> None:
+        """Empty views, for a new run."""
+        self.pose_view.clear_poses()
+        self.curves_view.clear_curves()
+        self.say_facts("")
+
+    def show_state(self, state: str, *, paused: bool, can_start: bool, can_continue: bool) -> None:
+        """Buttons and fields for this state."""
+        idle = state == "idle"
+        self.run_button.setText({"idle": "Start", "running": "Stop", "stopping": "Stopping…"}[state])
+        self.run_button.setEnabled(can_start if idle else state == "running")
+        self.run_button.setProperty("state", state)
+        self.pause_button.setText("Continue" if can_continue else "Resume" if paused else "Pause")
+        self.pause_button.setEnabled(can_continue or state == "running")
+        self.pause_button.setToolTip(
+            "Continue the run in this folder from its checkpoint" if can_continue else "Rest, and go on later"
+        )
+        for part in (self.drop_zone, self.found_view, self.form, self.out):
+            part.setEnabled(idle)
+        self._color_run_button()
+
+    def set_view(self, view: View) -> None:
+        """Choose how the intensity is shown, as if the user had."""
+        self._view.setCurrentIndex(VIEWS.index(view))
+        self.view_changed.emit(view)
+
+    def set_theme(self, theme: Any) -> None:
+        """Follow napari's theme (a ``napari.utils.theme.Theme``)."""
+        self._theme = theme
+        colors = {
+            name: getattr(theme, name).as_hex() for name in ("background", "foreground", "primary", "text", "current")
+        }
+        link = "#7aa2ff" if theme.type == "dark" else "#1f4fd1"
+        self.drop_zone.set_colors(colors["primary"], colors["current"], link)
+        self.pose_view.set_colors(colors["background"], colors["foreground"])
+        self.curves_view.set_colors(colors["background"], colors["text"], colors["current"])
+        self._color_status()
+        self._color_run_button()
+
+    # ---- how it is made
+
+    def _make_controls(self) -> None:
+        self.out = QLineEdit(self)
+        self.out.setObjectName("xrai-out")
+        self.out.setPlaceholderText("named after the frames, in the current folder")
+        self.out.setToolTip("Run folder: result, curves, checkpoint and maps are written here")
+        self.run_button = QPushButton("Start", self)
+        self.run_button.setObjectName("xrai-run")
+        self.run_button.setToolTip("Start, or stop and keep the best result so far")
+        self.pause_button = QPushButton("Pause", self)
+        self.pause_button.setObjectName("xrai-pause")
+        self.progress = QProgressBar(self)
+        self.progress.setObjectName("xrai-progress")
+        self.progress.setTextVisible(False)
+        self.progress.setFixedHeight(8)
+        self._pace = Words("xrai-pace", self)
+        self.status = Words("xrai-status", self)
+        self.facts = Words("xrai-facts", self)
+        self._view = QComboBox(self)
+        self._view.setObjectName("xrai-view")
+        self._view.addItems(["volume", "sections"])
+        self._view.setToolTip("The intensity as a volume, or as three sections through q = 0 (fast without a GPU)")
+        self._view.activated.connect(lambda index: self.view_changed.emit(VIEWS[index]))
+        self._level = QSlider(Qt.Orientation.Horizontal, self)
+        self._level.setObjectName("xrai-level")
+        self._level.setRange(5, 95)
+        self._level.setValue(round(100 * DEFAULT_LEVEL))
+        self._level.setToolTip("Where the density's surface is drawn")
+        self._level.valueChanged.connect(lambda _: self.level_changed.emit(self.level))
+        self.show_progress(None, "")
+        self.say_facts("")
+
+    def _lay_out(self) -> None:
+        """One column in a scroll area, so that it fits a small laptop."""
+        settings = QCollapsible("Settings", expandedIcon="▾", collapsedIcon="▸")
+        settings.setDuration(0)
+        settings.layout().setContentsMargins(0, 0, 0, 0)
+        settings.layout().setSpacing(0)
+        settings.content().layout().setContentsMargins(0, 2, 0, 0)
+        settings.addWidget(self.form)
+        content = QWidget(self)
+        column = QVBoxLayout(content)
+        column.setContentsMargins(8, 6, 8, 6)
+        column.setSpacing(5)
+        for part in (
+            self.drop_zone, self.found_view, _row(("Run folder", 0), (self.out, 1)), settings,
+            _row((self.run_button, 2), (self.pause_button, 1)), self._pace, self.progress, self.status, self.facts,
+            _row(("Intensity as", 0), (self._view, 0), ("Density level", 0), (self._level, 1)),
+        ):  # fmt: skip
+            column.addWidget(part) if isinstance(part, QWidget) else column.addLayout(part)
+        column.addWidget(self.pose_view, 5)
+        column.addWidget(self.curves_view, 4)
+        scroll = QScrollArea(self)
+        scroll.setFrameShape(QFrame.Shape.NoFrame)
+        scroll.setWidgetResizable(True)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        scroll.setWidget(content)
+        whole = QVBoxLayout(self)
+        whole.setContentsMargins(0, 0, 0, 0)
+        whole.addWidget(scroll)
+        self.setMinimumWidth(320)
+
+    def _color_status(self) -> None:
+        if self._theme is None:
+            return
+        theme = self._theme
+        good = "#3fb950" if theme.type == "dark" else "#1a7f37"
+        bad = "#ff7b72" if theme.type == "dark" else "#c4281c"
+        color = {"info": theme.text.as_hex(), "good": good, "warning": theme.warning.as_hex(), "error": bad}[self._tone]
+        self.status.setStyleSheet(f"color: {color};")
+
+    def _color_run_button(self) -> None:
+        """The one thing to press stands out while it can be pressed."""
+        if self._theme is None:
+            return
+        strong = self.run_button.isEnabled() and self.run_button.property("state") == "idle"
+        accent = self._theme.current.as_hex()
+        self.run_button.setStyleSheet(f"background-color: {accent}; font-weight: bold; color: white;" if strong else "")
+
+
+def _row(*parts: tuple[QWidget | str, int]) -> QHBoxLayout:
+    row = QHBoxLayout()
+    row.setSpacing(6)
+    for part, stretch in parts:
+        row.addWidget(QLabel(part) if isinstance(part, str) else part, stretch)
+    return row

@@ -1,0 +1,115 @@
+"""What was found in the files, in words, with a field for each number that they do not hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from qtpy.QtCore import QLocale, Signal
+from qtpy.QtGui import QDoubleValidator
+from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QLineEdit, QVBoxLayout, QWidget
+
+from .inputs import Found, Inputs
+
+NUMBERS = {"energy_eV": ("energy", "eV"), "distance_m": ("distance", "m"), "pixel_size_m": ("pixel", "m")}
+POLARIZATIONS = ("unknown", "x", "y", "none")
+ASKED = {
+    "wavelength": ("energy_eV",),
+    "geometry": ("energy_eV", "distance_m", "pixel_size_m"),
+    "polarisation": ("polarization",),
+}
+HINTS = {
+    "wavelength": "else sizes stay in voxels",
+    "geometry": "Drop their detector file too, or give these numbers.",
+}
+
+
+class FoundView(QWidget):
+    """The sentence, and below it the fields for what is missing. `edited` tells that one was filled in."""
+
+    edited = Signal()
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._sentence = QLabel(self)
+        self._sentence.setObjectName("xrai-found")
+        self._sentence.setWordWrap(True)
+        self._aside = QLabel(self)
+        self._hint = QLabel(self)
+        self._hint.setWordWrap(True)
+        self._fields: dict[str, QLineEdit] = {}
+        self._cells: dict[str, QWidget] = {}
+        self._polarization = QComboBox(self)
+        self._polarization.setObjectName("xrai-polarization")
+        self._polarization.addItems(POLARIZATIONS)
+        self._polarization.activated.connect(self.edited)
+        row = QHBoxLayout()
+        row.setSpacing(8)
+        for name, (label, unit) in NUMBERS.items():
+            row.addWidget(self._cell(name, label, self._number_field(name, f"{label} ({unit})"), unit))
+        row.addWidget(self._cell("polarization", "polarised along", self._polarization, ""))
+        row.addWidget(self._aside, 1)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(3)
+        layout.addWidget(self._sentence)
+        layout.addLayout(row)
+        layout.addWidget(self._hint)
+        self.show_found(Found(Inputs()))
+
+    def show_found(self, found: Found) -> None:
+        """Say what there is, and offer the fields for what there is not."""
+        description, inputs = found.description, found.inputs
+        missing = [] if description is None else description.missing
+        waiting = description is None and (inputs.detector or inputs.mask)
+        self._sentence.setText(
+            description.sentence if description else "Now drop the frames that go with it." if waiting else ""
+        )
+        self._aside.setText(HINTS["wavelength"] if "wavelength" in missing and "geometry" not in missing else "")
+        self._hint.setText(HINTS["geometry"] if "geometry" in missing else "")
+        asked = {field for name in missing for field in ASKED.get(name, ())}
+        asked |= {name for name in self._cells if getattr(inputs, name) is not None}
+        for name, cell in self._cells.items():
+            cell.setVisible(name in asked)
+        for name, field in self._fields.items():
+            if name not in asked:
+                field.clear()
+        if "polarization" not in asked:
+            self._polarization.setCurrentIndex(0)
+        self._hint.setVisible(bool(self._hint.text()))
+        self.setVisible(bool(self._sentence.text()))
+
+    def filled(self, inputs: Inputs) -> Inputs:
+        """`inputs` with what stands in the fields."""
+        chosen = self._polarization.currentText()
+        return replace(
+            inputs,
+            energy_eV=_number(self._fields["energy_eV"]),
+            distance_m=_number(self._fields["distance_m"]),
+            pixel_size_m=_number(self._fields["pixel_size_m"]),
+            polarization=None if chosen == "unknown" else chosen,
+        )
+
+    def _number_field(self, name: str, accessible: str) -> QLineEdit:
+        field = self._fields[name] = QLineEdit(self)
+        field.setObjectName(f"xrai-{name}")
+        validator = QDoubleValidator(1e-12, 1e12, 12, field)
+        validator.setLocale(QLocale.c())  # a point, as float() reads it
+        field.setValidator(validator)
+        field.setFixedWidth(58)
+        field.setAccessibleName(accessible)
+        field.editingFinished.connect(self.edited)
+        return field
+
+    def _cell(self, name: str, label: str, field: QWidget, unit: str) -> QWidget:
+        cell = self._cells[name] = QWidget(self)
+        row = QHBoxLayout(cell)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(3)
+        row.addWidget(QLabel(label, cell))
+        row.addWidget(field)
+        row.addWidget(QLabel(unit, cell))
+        return cell
+
+
+def _number(field: QLineEdit) -> float | None:
+    return float(field.text()) if field.hasAcceptableInput() else None

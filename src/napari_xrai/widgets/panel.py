@@ -1,0 +1,438 @@
+"""The dock widget "X-RAI Reconstruct": files in, a run watched while it converges, errors in words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from qtpy.QtCore import QEvent, QObject, QTimer
+from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from qtpy.QtWidgets import QDockWidget, QWidget
+from superqt.utils import create_worker
+
+from ..io.source import InputError
+from ..layers import KEY, Picture, ResultLayers
+from ..settings import EngineSettings, Settings
+from .drop import local_paths
+from .face import Face, Tone
+from .inputs import Found, Inputs, look_into
+from .words import ago_words, facts_words, progress_words, verdict_words
+from .worker import FollowJob, Job, ReconstructionJob, start_worker
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+State = Literal["idle", "running", "stopping"]
+
+PULL_MS = 100
+"""The panel looks for a new picture so long after it has dealt with the last: it can never fall behind."""
+
+CLOSE_WAIT_S = 30.0
+"""Closing waits so long for the checkpoint to be complete."""
+
+
+class ReconstructPanel(Face):
+    """Reconstruct dropped frames, and show the result as it grows.
+
+    What it looks like is in `Face`; here is what it does. Nothing is computed here: files are read and frames
+    reconstructed in a worker, which leaves its newest picture for the panel to take.
+
+    Parameters
+    ----------
+    napari_viewer : napari.viewer.Viewer
+        Where the layers go.
+    """
+
+    def __init__(self, napari_viewer: Viewer, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.viewer = napari_viewer
+        self.state: State = "idle"
+        self.result_layers = ResultLayers(napari_viewer)
+        self._found = Found(Inputs())
+        self._job: Job | None = None
+        self._error: Exception | None = None
+        self._last: Picture | None = None
+        self._out_by_user = self._pausing = False
+        self._queue: list[Path] = []
+        self._reading = self._start_when_read = False
+        self._watched: list[QObject] = []
+        self._view_chosen = False
+        self._pull_timer = QTimer(self)
+        self._pull_timer.setSingleShot(True)
+        self._pull_timer.timeout.connect(self._pull)
+        self._connect()
+        self._follow_theme()
+        self._set_state("idle")
+        for layer in list(napari_viewer.layers):
+            self._take_from_layer(layer)
+
+    # ---- for the user and for scripts
+
+    def load(self, paths: Sequence[Path | str]) -> None:
+        """Take files: frames, detector and mask in any order, or one run folder. They are read in the background."""
+        if isinstance(self._job, ReconstructionJob):
+            self.say("A reconstruction is running: press Stop before giving other files.", "warning")
+            return
+        self._queue += [Path(path) for path in paths]
+        self._read()
+
+    def start(self, *, resume: bool = False) -> None:
+        """Start reconstructing the files that are here, or are being read; errors are shown, not raised."""
+        if isinstance(self._job, ReconstructionJob):
+            return
+        if self._reading:
+            self._start_when_read = True
+            return
+        try:
+            settings = self._settings()
+            out = self._run_folder(resume)
+        except InputError as error:
+            self.say(str(error), "error")
+            return
+        if isinstance(self._job, FollowJob):
+            self._job.stop()
+        self.clear_result()
+        self.result_layers.begin()
+        self._begin(ReconstructionJob(settings, out, resume=resume, level=self.level))
+        self.say("Starting: reading the frames and preparing the engine…")
+
+    def stop(self) -> None:
+        """Stop after the current step; the best result so far is kept and saved."""
+        if self._job is not None:
+            self._job.stop()
+            if isinstance(self._job, ReconstructionJob):
+                self._set_state("stopping")
+
+    # ---- files
+
+    def _read(self) -> None:
+        """Look into what was given, off the GUI thread; what is dropped meanwhile is looked into next."""
+        if self._reading:
+            return
+        self._reading = True
+        paths, self._queue = self._queue, []
+        if paths:
+            self.say(f"Reading {', '.join(path.name for path in paths)}…")
+        before = self.found_view.filled(self._found.inputs) if self._found.description else self._found.inputs
+        worker = create_worker(look_into, before, paths, patterns=bool(paths), _start_thread=False, _ignore_errors=True)
+        worker.returned.connect(self._on_found)
+        worker.errored.connect(self._on_not_found)
+        worker.start()
+
+    def _on_found(self, found: Found) -> None:
+        self._reading = False
+        self._found = found
+        self.drop_zone.show_files(found.names)
+        self.found_view.show_found(found)
+        self.say("Ready: press Start." if found.inputs.frames else "")
+        if found.inputs.run is not None:
+            self._open_run(found.inputs.run)
+        else:
+            self._propose_out()
+            if found.patterns is not None:
+                self._show_patterns(found)
+        self._set_state(self.state)
+        self._go_on()
+
+    def _on_not_found(self, error: Exception) -> None:
+        self._reading = self._start_when_read = False
+        self.say(_in_words(error), "error")
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """What was asked for while files were being read."""
+        if self._queue:
+            self._read()
+        elif self._start_when_read:
+            self._start_when_read = False
+            self.start()
+
+    def _show_patterns(self, found: Found) -> None:
+        """Put the first patterns on the canvas, in place of those of other files."""
+        from napari.layers import Layer
+
+        assert found.patterns is not None
+        data, kwargs, kind = found.patterns
+        paths = kwargs["metadata"]["paths"]
+        for layer in [layer for layer in self.viewer.layers if layer.metadata.get(KEY) == "patterns"]:
+            if layer.metadata.get("paths") == paths and layer.data.shape == data.shape:
+                return
+            self.viewer.layers.remove(layer)
+        layer = Layer.create(data, kwargs, kind)
+        if self.result_layers.find("intensity") is None:
+            self.viewer.dims.ndisplay = 2
+        else:
+            layer.visible = False
+        self.viewer.add_layer(layer)
+
+    def _take_from_layer(self, layer: object) -> None:
+        """Frames that came in by napari's own ways (File → Open, sample data) are taken as if dropped here."""
+        metadata = getattr(layer, "metadata", {})
+        if metadata.get(KEY) != "patterns" or isinstance(self._job, ReconstructionJob):
+            return
+        paths = [Path(path) for path in metadata.get("paths", ())]
+        if paths and set(paths) - set(self._found.inputs.frames):
+            self.load([*paths, *(Path(path) for path in metadata.get("companions", ()))])
+
+    def _open_run(self, path: Path) -> None:
+        self.clear_result()
+        self.result_layers.begin()
+        self.out.setText(str(path))
+        self._out_by_user = True
+        self._begin(FollowJob(path, self.level))
+
+    # ---- the run
+
+    def _settings(self) -> Settings:
+        if self._found.inputs.run is not None:
+            return self._settings_of_run(self._found.inputs.run)
+        inputs = self.found_view.filled(self._found.inputs)
+        if not inputs.frames:
+            raise InputError("no frames yet: drop a file of frames, with its detector, on the field above")
+        return Settings(input=inputs.as_settings(), engine=self.form.values(EngineSettings))
+
+    def _settings_of_run(self, run: Path) -> Settings:
+        from ..run import read_run
+
+        settings = read_run(run).settings
+        if settings is None:
+            raise InputError(f"{run} has no settings.json to continue from: drop its frames, and press Start")
+        return settings
+
+    def _run_folder(self, resume: bool) -> Path:
+        from ..run import is_run
+
+        if not resume and not self._out_by_user and is_run(Path(self.out.text())):
+            self._propose_out()
+        if not self.out.text().strip():
+            self._propose_out()
+        out = Path(self.out.text().strip()).expanduser()
+        if is_run(out) and not resume:
+            raise InputError(f"{out} holds a run already: press Continue to go on with it, or name another run folder")
+        return out
+
+    def _propose_out(self) -> None:
+        """``./<stem>_xrai_<time>``, in the current folder and never beside the data."""
+        frames = self._found.inputs.frames
+        if frames and not (self._out_by_user and self.out.text().strip() and self._found.inputs.run is None):
+            self._out_by_user = False
+            self.out.setText(f"./{frames[0].stem}_xrai_{time.strftime('%Y%m%d-%H%M%S')}")
+
+    def _begin(self, job: Job) -> None:
+        self._error = None
+        self._job = job
+        start_worker(self, job, self._on_error, self._on_ended)
+        self._set_state("running" if isinstance(job, ReconstructionJob) else "idle")
+        self._pull_timer.start(PULL_MS)
+
+    def _on_error(self, job: Job, error: Exception) -> None:
+        if job is self._job:
+            self._error = error
+
+    def _on_ended(self, job: Job) -> None:
+        """The worker is done, its clean-up included."""
+        if job is not self._job:
+            return
+        self._take_picture()
+        self._job = None
+        self._pull_timer.stop()
+        self.show_progress(None, "")
+        if self._error is not None:
+            self.say(_in_words(self._error), "error")
+        elif isinstance(job, ReconstructionJob):
+            self._say_outcome(job)
+        self._set_state("idle")
+
+    def _say_outcome(self, job: ReconstructionJob) -> None:
+        saved = f"Saved in {job.out}."
+        if self._last is None:
+            self.say(f"Stopped before there was a result. {saved}")
+            return
+        snapshot = self._last.snapshot
+        tone: Tone = "good" if snapshot.verdict == "converged" else "info"
+        self.say(f"{verdict_words(snapshot)}. {saved}".replace("..", "."), tone)
+
+    def _pull(self) -> None:
+        """Take what is new, show it, and only then look again."""
+        job = self._job
+        if job is None:
+            return
+        self._take_picture()
+        if isinstance(job, ReconstructionJob):
+            self._show_pace(job)
+        elif isinstance(job, FollowJob):
+            self._show_written(job)
+        self._pull_timer.start(PULL_MS)
+
+    def _take_picture(self) -> None:
+        picture = self._job.take_picture() if self._job else None
+        if picture is None:
+            return
+        self._choose_view()
+        self._last = picture
+        self.result_layers.show(picture)
+        self.show_result(picture)
+        if isinstance(self._job, ReconstructionJob):
+            self.say(verdict_words(picture.snapshot))
+        self.say_facts(facts_words(picture.snapshot))
+
+    def _show_pace(self, job: ReconstructionJob) -> None:
+        session, progress = job.session, job.progress
+        if session is None or progress is None:
+            self.show_progress(float("nan"), "starting")
+            return
+        words = progress_words(progress, session.frames_per_s, session.time_left_s)
+        paused = session.state == "paused"
+        self.show_progress(progress.fraction, f"paused · {progress.phase}" if paused else words)
+
+    def _show_written(self, job: FollowJob) -> None:
+        if job.written is None:
+            self.say(f"{job.path} has no result yet: it appears here with the run's first report.")
+        elif self._last is not None:
+            written = ago_words(time.time() - job.written)
+            self.say(
+                f"{verdict_words(self._last.snapshot)}. Read-only view, last written {written}.".replace("..", ".")
+            )
+        if job.progress is not None:
+            self.show_progress(job.progress.fraction, job.progress.phase)
+
+    def _choose_view(self) -> None:
+        """Without a graphics card a volume takes too long to draw: sections then, until the user says otherwise."""
+        if not self._view_chosen and self.pose_view.renderer:
+            self._view_chosen = True
+            self.set_view("slices" if self.pose_view.software_rendering else "volume")
+
+    # ---- buttons
+
+    def _connect(self) -> None:
+        self.drop_zone.dropped.connect(self.load)
+        self.found_view.edited.connect(self._read)
+        self.out.textEdited.connect(self._on_out_edited)
+        self.run_button.clicked.connect(self._on_run)
+        self.pause_button.clicked.connect(self._on_pause)
+        self.view_changed.connect(self._on_view)
+        self.level_changed.connect(self._on_level)
+        self.viewer.layers.events.inserted.connect(self._on_layer_inserted)
+        self.viewer.events.theme.connect(self._follow_theme)
+
+    def _on_out_edited(self) -> None:
+        self._out_by_user = True
+        self._set_state(self.state)
+
+    def _on_run(self) -> None:
+        if self.state == "idle":
+            self.start()
+        else:
+            self.stop()
+
+    def _on_pause(self) -> None:
+        if isinstance(self._job, ReconstructionJob):
+            self._pausing = not self._pausing
+            self._job.pause(self._pausing)
+            self._set_state(self.state)
+        else:
+            self.start(resume=True)
+
+    def _on_view(self, view: Literal["volume", "slices"]) -> None:
+        self._view_chosen = True
+        self.result_layers.set_view(view)
+
+    def _on_level(self, level: float) -> None:
+        if self._job is not None:
+            self._job.level = level
+        if self._last is not None:
+            self._last = Picture.of(self._last.snapshot, level)
+            self.result_layers.show(self._last)
+
+    def _on_layer_inserted(self, event: object) -> None:
+        self._take_from_layer(getattr(event, "value", None))
+
+    def _set_state(self, state: State) -> None:
+        from ..run import is_run
+
+        if state == "idle":
+            self._pausing = False
+        self.state = state
+        text = self.out.text().strip()
+        continues = state == "idle" and bool(text) and (Path(text) / "checkpoint").is_dir() and is_run(Path(text))
+        self.show_state(state, paused=self._pausing, can_start=bool(self._found.inputs.frames), can_continue=continues)
+
+    def _follow_theme(self, _event: object = None) -> None:
+        from napari.utils.theme import get_theme
+
+        self.set_theme(get_theme(self.viewer.theme))
+
+    # ---- drops beside the field, and the end
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:  # noqa: D102
+        if local_paths(event.mimeData()):
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent) -> None:  # noqa: D102
+        paths = local_paths(event.mimeData())
+        if paths:
+            event.acceptProposedAction()
+            self.load(paths)
+
+    def event(self, event: QEvent) -> bool:  # noqa: D102
+        if event.type() == QEvent.Type.ParentChange:
+            if self.parent() is None:
+                self._leave()
+            else:
+                self._watch()
+        elif event.type() == QEvent.Type.Show:
+            self._watch()
+        elif event.type() == QEvent.Type.Close:
+            self._leave()
+        return bool(super().event(event))
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """End the run when the dock or the window closes; a window may refuse a user's close until it is hidden."""
+        kind, asked = event.type(), event.spontaneous()
+        if watched is self._dock():
+            if kind == QEvent.Type.Close:
+                self.end_run()
+        elif not asked and kind in (QEvent.Type.Close, QEvent.Type.Hide):
+            self.end_run()
+        return False
+
+    def end_run(self) -> None:
+        """Stop what runs, and wait (bounded) until its checkpoint is complete."""
+        job = self._job
+        if job is None:
+            return
+        self.stop()
+        if isinstance(job, ReconstructionJob):
+            job.finished.wait(CLOSE_WAIT_S)
+
+    def _leave(self) -> None:
+        """The dock was removed: end the run and let the viewer go."""
+        self.end_run()
+        self._pull_timer.stop()
+        self.viewer.layers.events.inserted.disconnect(self._on_layer_inserted)
+        self.viewer.events.theme.disconnect(self._follow_theme)
+
+    def _dock(self) -> QObject | None:
+        parent = self.parent()
+        while parent is not None and not isinstance(parent, QDockWidget):
+            parent = parent.parent()
+        return parent
+
+    def _watch(self) -> None:
+        for thing in (self._dock(), self.window()):
+            if thing is not None and thing is not self and thing not in self._watched:
+                thing.installEventFilter(self)
+                self._watched.append(thing)
+
+
+def _in_words(error: Exception) -> str:
+    """An error as one sentence; what nobody foresaw keeps its type's name."""
+    from ..session import ReconstructionError
+
+    if isinstance(error, MemoryError):
+        return "Out of memory: close other programs, or reconstruct fewer frames (Settings, max frames)."
+    text = str(error).strip().splitlines()
+    said = text[0] if text else type(error).__name__
+    return said if isinstance(error, InputError | ReconstructionError) else f"{type(error).__name__}: {said}"

@@ -1,0 +1,117 @@
+"""Poses on SO(3): where the beam went through the particle, as dots on a sphere."""
+
+from __future__ import annotations
+
+import numpy as np
+from qtpy.QtCore import QSize
+from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QVBoxLayout, QWidget
+from vispy import scene
+from vispy.color import get_colormap
+from vispy.gloo import gl
+
+from ..layers import PoseCloud
+
+COLORINGS = ("confidence", "in-plane angle")
+SOFTWARE_RENDERERS = ("llvmpipe", "softpipe", "swiftshader", "software")
+
+
+class PoseView(QWidget):
+    """A small 3D view of the orientations found, with one line of words above it.
+
+    Each dot is one pattern: the direction of its beam through the particle. The pattern's turn about the beam,
+    the third angle of its pose, can be shown as colour.
+
+    Attributes
+    ----------
+    renderer : str
+        Who draws, by its own name; empty until the first drawing.
+    """
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName("xrai-poses")
+        self.renderer = ""
+        self._cloud: PoseCloud | None = None
+        self._words = QLabel("Beam directions", self)
+        self._words.setToolTip("Direction of the beam through the particle. Drag to turn, scroll to zoom.")
+        self._coloring = QComboBox(self)
+        self._coloring.addItems(COLORINGS)
+        self._coloring.setToolTip("What the dots' colour shows")
+        self._coloring.currentIndexChanged.connect(self._draw)
+        # the canvas is napari's kind of widget; its own hint would collapse it to a sliver
+        self._canvas = scene.SceneCanvas(keys=None, show=False, parent=self, size=(320, 150))
+        self._canvas.native.setMinimumSize(160, 110)
+        self._canvas.events.draw.connect(self._ask_renderer)
+        self._view = self._canvas.central_widget.add_view()
+        self._view.camera = scene.TurntableCamera(fov=0, elevation=20, azimuth=30, distance=3, scale_factor=2.05)
+        self._ball = scene.visuals.Sphere(radius=0.97, method="ico", subdivisions=3, parent=self._view.scene)
+        self._dots = scene.visuals.Markers(parent=self._view.scene)
+        self._dots.set_gl_state("translucent", depth_test=True)
+        self._dots.visible = False
+        self._lay_out()
+        self._edge = "#888888"
+
+    def _lay_out(self) -> None:
+        row = QHBoxLayout()
+        row.addWidget(self._words, 1)
+        row.addWidget(self._coloring)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        layout.addLayout(row)
+        layout.addWidget(self._canvas.native, 1)
+
+    def sizeHint(self) -> QSize:  # noqa: D102
+        return QSize(340, 180)
+
+    def minimumSizeHint(self) -> QSize:  # noqa: D102
+        return QSize(200, 135)
+
+    @property
+    def software_rendering(self) -> bool:
+        """Whether pictures are drawn by the processor; known after the first drawing."""
+        return any(name in self.renderer.lower() for name in SOFTWARE_RENDERERS)
+
+    def clear_poses(self) -> None:
+        """An empty sphere, for a new run."""
+        self._cloud = None
+        self._dots.visible = False
+        self._words.setText("Beam directions")
+        self._canvas.update()
+
+    def show_poses(self, cloud: PoseCloud) -> None:
+        """Draw the newest poses."""
+        self._cloud = cloud
+        shown = len(cloud.direction)
+        self._words.setText(
+            f"Beam directions, {shown:,} of {cloud.total:,}"
+            if shown < cloud.total
+            else f"Beam directions, {shown:,} patterns"
+        )
+        self._draw()
+
+    def set_colors(self, background: str, ball: str) -> None:
+        """Follow the theme."""
+        self._canvas.bgcolor = background
+        self._ball.mesh.color = ball
+        self._canvas.update()
+
+    def close_canvas(self) -> None:
+        """Give the GL context back; the view is not used afterwards."""
+        self._canvas.close()
+
+    def _draw(self) -> None:
+        cloud = self._cloud
+        self._dots.visible = cloud is not None and len(cloud.direction) > 0
+        if cloud is None or not self._dots.visible:
+            self._canvas.update()
+            return
+        by_confidence = self._coloring.currentIndex() == 0
+        values, cmap = (cloud.confidence, "viridis") if by_confidence else (cloud.in_plane, "hsl")
+        colors = get_colormap(cmap).map(np.asarray(values, np.float32)[:, None])
+        self._dots.set_data(cloud.direction, face_color=colors, edge_width=0, size=3.5)
+        self._canvas.update()
+
+    def _ask_renderer(self, _event: object) -> None:
+        if not self.renderer:
+            self.renderer = str(gl.glGetParameter(gl.GL_RENDERER))

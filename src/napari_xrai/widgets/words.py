@@ -1,0 +1,57 @@
+"""What the panel says about a run, in words."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..core.frames import Progress, Snapshot
+
+VERDICTS = {"converged": "Converged", "improving": "Improving", "failed": "Not converging"}
+
+
+def progress_words(progress: Progress, frames_per_s: float, time_left_s: float | None) -> str:
+    """Phase, speed and time left: ``"pass 3 of 10 · 1,240 frames/s · 0:42 left"``."""
+    said = [progress.phase]
+    if frames_per_s > 0:
+        said.append(f"{frames_per_s:,.0f} frames/s")
+    if time_left_s is not None and math.isfinite(time_left_s):
+        said.append(f"{duration_words(time_left_s)} left")
+    return " · ".join(said)
+
+
+def duration_words(seconds: float) -> str:
+    """``"0:42"``, ``"12:05"``, ``"3 h 20 min"``."""
+    whole = max(0, round(seconds))
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60}:{whole % 60:02d}"
+
+
+def ago_words(seconds: float) -> str:
+    """``"just now"``, ``"12 s ago"``, ``"5 min ago"``, ``"3 h ago"``, ``"2 days ago"``."""
+    if seconds < 3:
+        return "just now"
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
+
+
+def verdict_words(snapshot: Snapshot) -> str:
+    """One look at the result, and why: ``"Improving at 12.3 Å: the half-sets agree better with every pass."``."""
+    head = VERDICTS[snapshot.verdict]
+    if snapshot.resolution_A is not None:
+        head += f" at {snapshot.resolution_A:.3g} Å"
+    return f"{head}: {snapshot.reason}" if snapshot.reason else head
+
+
+def facts_words(snapshot: Snapshot) -> str:
+    """Where the frames went, and what the engine chose from the data."""
+    counters = snapshot.counters
+    fates = [f"{counters.used:,} of {counters.received:,} frames used"]
+    for name in ("junk", "not_hit", "dropped"):
+        if number := getattr(counters, name):
+            fates.append(f"{number:,} {name.replace('_', ' ')}")
+    return " · ".join(fates + [f"{name} {value}" for name, value in snapshot.facts.items()])
