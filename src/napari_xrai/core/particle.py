@@ -217,14 +217,19 @@ def _structure_sum(
 
     def transform(q: NDArray[np.float64], axis: int) -> NDArray[np.complex128]:
         x = origin[axis] + step * np.arange(size[axis])
-        waves: NDArray[np.complex128] = np.exp(2j * np.pi * np.outer(q, x)) / _kernel_transform(q * step)[:, None]
-        return waves
+        return _waves(np.outer(q, x)) / _kernel_transform(q * step)[:, None]
 
     box: NDArray[np.complex128] = grid.reshape(size[::-1]).astype(np.complex128)
     by_x = np.matmul(box, transform(half, 0).T)  # (z, y, half)
     by_y = np.matmul(transform(k, 1), by_x)  # (z, k, half)
     total: NDArray[np.complex128] = np.tensordot(transform(k, 2), by_y, axes=(1, 0))
     return total
+
+
+def _waves(cycles: NDArray[np.float64]) -> NDArray[np.complex128]:
+    out = np.empty(cycles.shape, np.complex128)
+    out.real, out.imag = np.cos(2 * np.pi * cycles), np.sin(2 * np.pi * cycles)
+    return out
 
 
 def _kernel_beta() -> float:
