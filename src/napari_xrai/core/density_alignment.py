@@ -69,8 +69,8 @@ def phase_ramp(shift: NDArray[np.float64], n: int) -> Tensor:
 def align_transform(moving: Tensor, reference: Tensor, edge: int, hands: tuple[int, ...] = (1, -1)) -> Offset:
     """Shift and hand that lay one map over another, from their real transforms.
 
-    Cross-correlation of the shell-whitened transforms, coarse at half the resolution (the peak of the whole band is
-    narrower than a voxel), then Newton steps on the phase ramp, first in the inner half of the band, then in all of it.
+    Cross-correlation of the shell-whitened transforms at low resolution (the peak of the whole band is narrower than a
+    voxel), then Newton steps on the phase ramp, first in that inner band, then in all of it.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def align_transform(moving: Tensor, reference: Tensor, edge: int, hands: tuple[i
     n = moving.shape[0]
     best: Offset | None = None
     inner = max(4, min(edge, (3 * n) // 16))
-    m = min(n, 2 * (inner + 2))
+    m = min(n, 4 * (inner + 2))  # twice finer than the inner band needs: its peak is then within Newton's reach
     coarse_reference = _whiten(crop_transform(reference, m), inner)
     coarse_moving = _whiten(crop_transform(moving, m), inner)
     for hand in hands:
@@ -323,7 +323,7 @@ def _normalised_amplitude(transform: Tensor) -> Tensor:
     n = transform.shape[0]
     amplitude = torch.fft.fftn(torch.fft.irfftn(transform, s=(n, n, n))).abs()
     amplitude = torch.fft.fftshift(amplitude).contiguous()
-    shell = torch.from_numpy(shell_index(n)).view(-1)
+    shell = torch.tensor(shell_index(n)).view(-1)
     flat = amplitude.view(-1)
     count = torch.bincount(shell).clamp(min=1)
     mean = (torch.bincount(shell, flat) / count).to(torch.float32)

@@ -65,10 +65,9 @@ class Measurement:
 def measured_radius(weight: NDArray[np.float32]) -> int:
     """The largest radius up to which nine in ten voxels of a shell were measured (the beam stop aside); 0 if none."""
     n = weight.shape[0]
-    shell = shell_index(n).reshape(-1)
-    count = np.bincount(shell)[: (n - 1) // 2 + 1]
-    share = np.bincount(shell, weight.reshape(-1) > 0)[: (n - 1) // 2 + 1] / count
-    good = np.flatnonzero(share >= 0.9)
+    shell, last = shell_index(n), (n - 1) // 2
+    count = np.bincount(shell.reshape(-1))[: last + 1]
+    good = np.flatnonzero(np.bincount(shell[weight > 0], minlength=last + 1)[: last + 1] >= 0.9 * count)
     return int(good[-1]) if len(good) else 0
 
 
@@ -226,7 +225,7 @@ class Iterate:
     Parameters
     ----------
     x : (n, n, n) float32
-        The raw iterate; origin at index 0. Neither measured nor positive: show `density`.
+        The raw iterate; origin at index 0. Neither measured nor positive, unless error reduction made it.
     support : (n, n, n) float32
         1 inside.
     background : (S,) float32 or None
@@ -314,12 +313,6 @@ def shrink_wrap(transform: Tensor, m: Measurement, recipe: Recipe, progress: flo
     blurred = torch.fft.irfftn(transform * gauss[m.shell], s=(m.n, m.n, m.n))
     support: Tensor = (blurred > level * blurred.max()).float()
     return support
-
-
-def density(state: Iterate, m: Measurement, recipe: Recipe) -> Tensor:
-    """P_S P_M of the iterate: what to show, and what `residual` judges."""
-    p, _, _ = project_amplitude(state.x, m, state.background)
-    return project_support(p, state.support, recipe.positive)
 
 
 def residual(transform: Tensor, m: Measurement, background: Tensor | None) -> float:

@@ -18,14 +18,13 @@ from .density_alignment import (
     apply_offset,
     crop_transform,
     pad_transform,
-    phase_ramp,
+    transform_on_grid,
 )
 from .frames import Volume
 from .phase_retrieval import (
     Iterate,
     Measurement,
     Recipe,
-    density,
     fft_size,
     first_support,
     iterate,
@@ -107,6 +106,7 @@ def phase(
     radius: int | None = None,
     diameter: float | None = None,
     support: Volume | None = None,
+    like: Volume | None = None,
     recipe: Recipe | None = None,
     threads: int = 1,
 ) -> PhasingResult:
@@ -124,6 +124,8 @@ def phase(
         Of the first support, in the density's unit; default: from the autocorrelation.
     support : Volume, optional
         Where the particle is known to be (> 0.5), kept as it is: no shrink-wrap.
+    like : Volume, optional
+        A density shown before, in the same unit: the result is laid over it (shift and hand).
     recipe : Recipe, optional
         How a start runs.
     threads : int
@@ -145,7 +147,7 @@ def phase(
         recipe = Recipe(**{**vars(recipe), "shrink_every": 0})
     with _one_torch_thread():
         runs = in_threads(lambda s: _run_start(m, first, recipe, s), _seeds(seed, starts), threads)
-        return _compare(runs, m, starts)
+        return _compare(runs, m, like)
 
 
 def _seeds(seed: int, n: int) -> list[int]:
@@ -161,13 +163,13 @@ def _run_start(m: Measurement, first: Tensor, recipe: Recipe, seed: int) -> _Sta
     return _Start(transform, residual(transform, m, state.background), state.support, state.background)
 
 
-def _compare(runs: Sequence[_Start], m: Measurement, starts: int) -> PhasingResult:
+def _compare(runs: Sequence[_Start], m: Measurement, like: Volume | None) -> PhasingResult:
     """Lay the starts over the best one, leave out those that do not agree, average the rest."""
     errors = np.array([run.error for run in runs])
     best = int(np.argmin(errors))
     reference = runs[best].transform
     dq = 1.0 / (m.n * m.voxel_size)
-    kept = np.zeros(starts, bool)
+    kept = np.zeros(len(runs), bool)
     aligned = []
     for i in np.flatnonzero(errors <= 1.03 * errors[best] + 0.005).tolist():
         turned = apply_offset(runs[i].transform, align_transform(runs[i].transform, reference, m.edge))
@@ -176,9 +178,9 @@ def _compare(runs: Sequence[_Start], m: Measurement, starts: int) -> PhasingResu
             kept[i] = True
             aligned.append(turned)
     average = torch.stack(aligned).mean(0) * (m.shell <= m.edge)
-    average, move = _centred(average)
-    data = torch.fft.irfftn(average * m.scale, s=(m.n,) * 3)
-    support = torch.fft.irfftn(torch.fft.rfftn(runs[best].support) * move, s=(m.n,) * 3) > 0.5
+    place = _place(average, m, like)
+    data = torch.fft.irfftn(apply_offset(average, place) * m.scale, s=(m.n,) * 3)
+    support = torch.fft.irfftn(apply_offset(torch.fft.rfftn(runs[best].support), place), s=(m.n,) * 3) > 0.5
     agreement, prtf = _mutual_fsc(aligned, m, dq), _transfer(aligned, m, dq)
     background = _background_share(runs[best].background, m, dq)
     verdict, reason = _judge(kept, agreement, background, m)
@@ -189,8 +191,17 @@ def _compare(runs: Sequence[_Start], m: Measurement, starts: int) -> PhasingResu
     )  # fmt: skip
 
 
-def _centred(transform: Tensor) -> tuple[Tensor, Tensor]:
-    """The same map with its centre of mass at the origin, and the ramp that took it there."""
+def _place(transform: Tensor, m: Measurement, like: Volume | None) -> Offset:
+    """Where to put a density: its centre of mass at the origin, or over the one shown before."""
+    if like is None:
+        return _centring(transform)
+    if like.units != m.units:
+        raise ValueError(f"the density to lay the result over is in {like.units}, the result in {m.units}")
+    return align_transform(transform, transform_on_grid(like, m.n, m.voxel_size), m.edge)
+
+
+def _centring(transform: Tensor) -> Offset:
+    """The shift that takes a map's centre of mass to the origin."""
     n = transform.shape[0]
     mass = torch.fft.irfftn(transform, s=(n, n, n)).clamp_(min=0)
     mass = mass * (mass > 0.1 * mass.max())
@@ -200,8 +211,7 @@ def _centred(transform: Tensor) -> tuple[Tensor, Tensor]:
         float(torch.atan2(profile @ torch.sin(k), profile @ torch.cos(k))) * n / (2 * np.pi)
         for profile in (mass.sum((1, 2)), mass.sum((0, 2)), mass.sum((0, 1)))
     ]
-    ramp = phase_ramp(-np.array(centre), n)
-    return transform * ramp, ramp
+    return Offset(1, -np.array(centre), float("nan"))
 
 
 def _mutual_fsc(aligned: Sequence[Tensor], m: Measurement, dq: float) -> ShellCurve:
@@ -297,16 +307,22 @@ def _one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-LIVE_RECIPE = Recipe(iterations=100, polish=0)
+GROW = Recipe(method="difference map", iterations=100, polish=0)
+FOLLOW = Recipe(method="raar", beta=0.9, iterations=100, polish=0)
+SETTLING = 4
+"""Updates by the difference map after new shells came in: RAAR would keep to what it had."""
+SETTLE = Recipe(method="er", shrink_every=0)
 
 
 @dataclass(eq=False)
 class LivePhasing:
     """A density that follows a changing intensity at a fixed cost per update.
 
-    The raw iterate is carried from one intensity to the next and P_S P_M of it is shown: error reduction would stay
-    where it is. Beside it runs a challenger from fresh random phases; when it is mature it takes over if its error is
-    lower, laid over what was shown, so that neither hand nor place jumps. So a start gone wrong heals by itself.
+    The raw iterate is carried from one intensity to the next by RAAR, which follows where error reduction would stay
+    behind and holds still where the difference map wanders; a few steps of error reduction from it are shown. Beside it
+    a challenger grows from fresh random phases by the difference map; once mature it takes over if its error is lower.
+    So a start gone wrong heals by itself. What is shown is always laid over what was shown before: neither hand nor
+    place jumps.
 
     Parameters
     ----------
@@ -314,13 +330,10 @@ class LivePhasing:
         Largest grid to phase on, and the grid of the densities shown.
     seed : int
         Of the random starts.
-    recipe : Recipe
-        How the iterates run.
     """
 
     max_size: int = 64
     seed: int = 0
-    recipe: Recipe = LIVE_RECIPE
     residual: float = field(default=float("nan"), init=False)
     """Relative amplitude error of the density shown."""
     agreement: float = field(default=float("nan"), init=False)
@@ -332,6 +345,7 @@ class LivePhasing:
         self._challenger: Iterate | None = None
         self._last: Tensor | None = None
         self._restarts = 0
+        self._unsettled = 0
 
     def update(self, intensity: Volume, weight: Volume, radius: int | None = None) -> Volume:
         """The density of this intensity, warm-started from the one before.
@@ -356,56 +370,56 @@ class LivePhasing:
         except ValueError:
             return self._volume(intensity, size)
         with _one_torch_thread():
-            self._advance(m)
-            transform = self._show(m)
-        self._last = pad_transform(transform, size) if size >= m.n else crop_transform(transform, size)
+            transform, self.residual = self._advance(m)
+            shown = self._placed(transform * ((m.shell <= m.edge) * m.scale), m)
+        self._last = pad_transform(shown, size) if size >= m.n else crop_transform(shown, size)
         return self._volume(intensity, size)
 
-    def _advance(self, m: Measurement) -> None:
+    def _advance(self, m: Measurement) -> tuple[Tensor, float]:
+        """Both iterates a few steps on; the transform to be shown and its error. Each update costs the same."""
         before, self._measured = self._measured, m
-        steps = int(np.clip(8 * (64 / m.n) ** 3, 5, 32))
+        steps = int(np.clip(5 * (64 / m.n) ** 3, 5, 32))
         gain, likeness = (1.0, 0.0) if before is None else _compare_amplitudes(before, m)
         if self._shown is None or likeness < 0.5:
-            self._shown = self._cold(m)
-            iterate(self._shown, m, self.recipe, self.recipe.iterations)
+            self._shown, self._challenger, self._unsettled = self._cold(m), None, SETTLING
+            iterate(self._shown, m, GROW, GROW.iterations)
+            return _settled(self._shown, m)
+        new_shells = before is not None and m.edge != before.edge
+        self._unsettled = SETTLING if new_shells else max(0, self._unsettled - 1)
+        self._shown = _carry(self._shown, m.n, gain)
+        iterate(self._shown, m, GROW if self._unsettled else FOLLOW, steps)
+        settled = _settled(self._shown, m)
+        if self._challenger is None:
             self._challenger = self._cold(m)
-            return
-        assert self._challenger is not None
-        self._shown, self._challenger = (_carry(s, m.n, gain) for s in (self._shown, self._challenger))
-        iterate(self._shown, m, self.recipe, steps)
-        iterate(self._challenger, m, self.recipe, steps)
-        if self._challenger.age >= self.recipe.iterations:
-            self._contest(m)
+            return settled
+        self._challenger = _carry(self._challenger, m.n, gain)
+        if self._challenger.age >= GROW.iterations:
+            return self._contest(self._challenger, settled, m)
+        iterate(self._challenger, m, GROW, steps)
+        return settled
 
-    def _contest(self, m: Measurement) -> None:
-        """A mature challenger takes over if it fits better; either way a new one starts."""
-        assert self._shown is not None and self._challenger is not None
-        pair = [torch.fft.rfftn(density(s, m, self.recipe)) for s in (self._shown, self._challenger)]
-        errors = [residual(t, m, s.background) for t, s in zip(pair, (self._shown, self._challenger), strict=True)]
-        self.agreement = align_transform(pair[1], pair[0], m.edge).score
-        if errors[1] < 0.97 * errors[0]:
-            self._shown = self._challenger
-        self._challenger = self._cold(m)
+    def _contest(self, challenger: Iterate, shown: tuple[Tensor, float], m: Measurement) -> tuple[Tensor, float]:
+        """A mature challenger takes over if it fits better; either way a new one will start."""
+        rival = _settled(challenger, m)
+        self._challenger = None
+        self.agreement = align_transform(rival[0], shown[0], m.edge).score
+        if rival[1] >= 0.97 * shown[1]:
+            return shown
+        self._shown, self._unsettled = challenger, SETTLING
+        return rival
 
     def _cold(self, m: Measurement) -> Iterate:
         self._restarts += 1
-        return random_start(m, first_support(m), self.recipe, _seeds(self.seed, self._restarts)[-1])
+        return random_start(m, first_support(m), GROW, _seeds(self.seed, self._restarts)[-1])
 
-    def _show(self, m: Measurement) -> Tensor:
-        """Transform of the density to be shown, in the frame of the one before it."""
-        assert self._shown is not None
-        transform = torch.fft.rfftn(density(self._shown, m, self.recipe))
-        self.residual = residual(transform, m, self._shown.background)
-        transform = transform * ((m.shell <= m.edge) * m.scale)
-        transform, _ = _centred(transform)
-        if self._last is not None:
-            transform = apply_offset(transform, self._onto_last(transform, m))
-        return transform
-
-    def _onto_last(self, transform: Tensor, m: Measurement) -> Offset:
-        assert self._last is not None
+    def _placed(self, transform: Tensor, m: Measurement) -> Tensor:
+        """Laid over what was shown last, and a tenth of the way from there to the centre: nothing jumps or drifts."""
+        if self._last is None:
+            return apply_offset(transform, _centring(transform))
         last = crop_transform(self._last, m.n) if self._last.shape[0] >= m.n else pad_transform(self._last, m.n)
-        return align_transform(transform, last, m.edge)
+        laid = apply_offset(transform, align_transform(transform, last, m.edge))
+        centring = _centring(laid)
+        return apply_offset(laid, Offset(1, 0.1 * centring.shift, centring.score))
 
     def _volume(self, intensity: Volume, size: int) -> Volume:
         data = np.zeros((size, size, size), np.float32)
@@ -413,6 +427,14 @@ class LivePhasing:
             data = np.fft.fftshift(torch.fft.irfftn(self._last, s=(size, size, size)).numpy())
         units = "angstrom" if intensity.units == "1/angstrom" else "1/detector_voxel"
         return Volume(data, 1.0 / (size * intensity.voxel_size), units)
+
+
+def _settled(state: Iterate, m: Measurement) -> tuple[Tensor, float]:
+    """Transform of the density a raw iterate stands for, and its amplitude error; the iterate stays as it is."""
+    copy = Iterate(state.x, state.support, state.background, state.age)
+    iterate(copy, m, SETTLE, 3)
+    transform = torch.fft.rfftn(copy.x)
+    return transform, residual(transform, m, copy.background)
 
 
 def _compare_amplitudes(before: Measurement, now: Measurement) -> tuple[float, float]:

@@ -35,12 +35,14 @@ class ShellCurve:
     count: NDArray[np.int64]
 
 
+@lru_cache(maxsize=4)
 def shell_index(n: int) -> NDArray[np.int64]:
-    """(n, n, n) distance of each voxel from the origin at n//2, rounded to whole voxels."""
+    """(n, n, n) distance of each voxel from the origin at n//2, rounded to whole voxels; read-only."""
     axis = np.arange(n, dtype=np.float32) - n // 2
     square = axis * axis
     radius = np.sqrt(square[:, None, None] + square[None, :, None] + square[None, None, :])
     shell: NDArray[np.int64] = np.rint(radius).astype(np.int64)
+    shell.setflags(write=False)
     return shell
 
 
