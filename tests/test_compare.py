@@ -118,6 +118,37 @@ def test_what_cannot_be_compared_is_said(truth):
         compare_with_truth(run_with(truth.intensity, truth.rotation), few, "truth.h5")
 
 
+def blob_density(side, voxel_A, turn, shift_A, hand):
+    """A few Gaussian blobs, turned, shifted and perhaps inverted."""
+    rng = np.random.default_rng(4)
+    centre, width = rng.normal(scale=25.0, size=(12, 3)), rng.uniform(6, 14, 12)
+    axis = (np.arange(side) - side // 2) * voxel_A
+    z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
+    r = hand * np.stack([x, y, z], axis=-1) @ turn.T + shift_A
+    blobs = (np.exp(-((r - c) ** 2).sum(-1) / (2 * w**2)) for c, w in zip(centre, width, strict=True))
+    return Volume(sum(blobs).astype(np.float32), voxel_A, "angstrom")
+
+
+@pytest.mark.parametrize("units", ["angstrom", "1/detector_voxel"])
+def test_densities_are_compared_whatever_their_pose_place_and_hand(truth, units):
+    turn = rot.random_rotations(1, np.random.default_rng(6))[0]
+    known = replace(truth, density=blob_density(48, 6.0, np.eye(3), np.zeros(3), 1))
+    found = blob_density(48, 6.0, turn, np.array([8.0, -5.0, 3.0]), -1)
+    if units == "1/detector_voxel":
+        found = Volume(found.data, 6.0 * VOXEL, units)
+    run = run_with(truth.intensity, truth.rotation)
+    run = replace(run, snapshot=replace(run.snapshot, density=found))
+    result = compare_with_truth(run, known, "truth.h5")
+    at = np.searchsorted(result.fsc.q, 1 / 30)
+    assert result.fsc.value[:at].min() > 0.97
+    assert result.fsc_resolution_A < 25
+    assert result.as_json()["fsc"]["resolution_A"] == pytest.approx(result.fsc_resolution_A, abs=0.01)
+
+    other = Volume(np.random.default_rng(0).normal(size=(48, 48, 48)).astype(np.float32), 6.0, "angstrom")
+    run = replace(run, snapshot=replace(run.snapshot, density=other))
+    assert np.nanmean(compare_with_truth(run, known, "truth.h5").fsc.value[3:]) < 0.3
+
+
 def test_figures_are_plain_json_and_a_table(truth):
     result = compare_with_truth(run_with(truth.intensity, truth.rotation), truth, "truth.h5")
     figures = json.loads(json.dumps(result.as_json()))

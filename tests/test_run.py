@@ -130,7 +130,8 @@ def test_a_torn_last_line_is_ignored_and_dropped_on_resume(folder):
     assert read_run(folder.path).metrics == [{"time_s": 1.0}, {"time_s": 3.0}]
 
 
-def test_a_checkpoint_comes_back_and_unchanged_blocks_are_not_written_again(folder):
+def test_a_checkpoint_comes_back_and_unchanged_blocks_are_not_written_again(folder, monkeypatch):
+    monkeypatch.setattr("napari_xrai.run.ROWS_PER_BLOCK", 65_536)
     assert folder.read_checkpoint() is None
     rng = np.random.default_rng(0)
     poses = rng.normal(size=(200_000, 4)).astype(np.float32)

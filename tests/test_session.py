@@ -3,16 +3,14 @@
 import time
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from napari_xrai import session as session_module
-from napari_xrai.core.frames import BAD
 from napari_xrai.io.source import InputError
 from napari_xrai.run import read_run
 from napari_xrai.session import ReconstructionError, Session
 from napari_xrai.settings import EngineSettings, Settings
-from toy import ToyReconstruction, ToySource, toy_detector
+from toy import ToyReconstruction, ToySource
 
 
 @pytest.fixture
@@ -161,19 +159,11 @@ def test_what_the_engine_finds_wrong_with_the_data_is_an_input_error(engine, tmp
         list(new_session(tmp_path / "run").run())
 
 
-def test_unusable_input_is_found_before_anything_is_written(engine, tmp_path):
+def test_missing_geometry_is_found_before_anything_is_written(engine, tmp_path):
     source = ToySource()
     source.detector = None
     with pytest.raises(InputError, match=r"toy.emc has no geometry.*--detector"):
         new_session(tmp_path / "run", source)
-    with pytest.raises(InputError, match="36 pixels per frame, its detector file 49"):
-        new_session(tmp_path / "run", ToySource(detector=toy_detector(7)))
-    with pytest.raises(InputError, match="mask leaves no good pixel"):
-        new_session(tmp_path / "run", ToySource(detector=toy_detector(mask=np.full(36, BAD, np.uint8))))
-    with pytest.raises(InputError, match=r"first 200 frames of toy.emc are all empty"):
-        list(new_session(tmp_path / "run", ToySource(photons=0)).run())
-    with pytest.raises(InputError, match="holds no frames"):
-        list(new_session(tmp_path / "run", ToySource(n_frames=0)).run())
     assert not (tmp_path / "run").exists()
 
 
@@ -199,8 +189,8 @@ def test_live_phasing_keeps_to_its_share(engine, tmp_path, monkeypatch):
     assert sum(live) <= 0.1 * 1.5 + 0.1
 
 
-def test_an_absent_gpu_is_named(tmp_path):
+def test_a_device_that_cannot_be_used_is_named(tmp_path):
     steps = new_session(tmp_path / "run", device="cuda:7").run()
-    with pytest.raises(InputError, match=r"no GPU 'cuda:7'.*--device cpu"):
+    with pytest.raises(InputError, match=r"not on cuda:7: leave out --device"):
         next(steps)
     assert not (tmp_path / "run").exists()

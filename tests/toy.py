@@ -60,7 +60,7 @@ class ToyReconstruction:
     def progress(self):
         return Progress(f"pass {self.done + 1} of {self.passes}", self.visits / (self.passes * 200), self.visits, 5.0)
 
-    def snapshot(self):
+    def snapshot(self, all_poses=False):
         n, grid = self.received, np.indices((9, 9, 9)).sum(0).astype(np.float32)
         angle = 0.01 * np.arange(n) * (self.done + 1)
         quaternion = np.stack([0 * angle, 0 * angle, np.sin(angle / 2), np.cos(angle / 2)], axis=-1)

@@ -121,7 +121,7 @@ def reconstruct(
     passes: Annotated[int | None, typer.Option(help="Passes over the frames.")] = None,
     max_frames: Annotated[int | None, typer.Option(help="Stop after so many received frames.")] = None,
     seed: Annotated[int | None, typer.Option(help="Equal seeds give equal results on the same CPU.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:i.")] = None,
+    device: Annotated[str | None, typer.Option(help="Where it runs.", metavar="auto|cpu")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     field: Annotated[str | None, typer.Option(help="The 3D intensity's form.", metavar="auto|voxel")] = None,
     config: Annotated[Path | None, typer.Option(help="settings.json of another run; options win over it.")] = None,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .core.frames import Volume
-from .core.resolution import sphere_correlation
+from .core.resolution import ShellCurve, crossing, fourier_shell_correlation, sphere_correlation
 from .core.rotations import align_poses, quaternion_to_matrix
 from .io.source import InputError
 from .io.truth import read_truth
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 SHELLS = (4, 7, 10, 13, 16, 19, 22, 25, 28, 31)
 """Radii in voxels of the truth file at which intensities are compared."""
+
+
+FSC_THRESHOLD = 0.5
+"""Against a known density; 0.143 is for two halves, each with noise of its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +43,22 @@ class Comparison:
         Pearson correlation of the intensities on the sphere of each radius, in voxels of the truth file.
     rotation : (3, 3) float64
         The global rotation: particle frame of the run → of the truth.
+    fsc : ShellCurve or None
+        Fourier shell correlation of the densities, unmasked, q in Å⁻¹, after the best rotation, shift and hand; None
+        while either has no density.
     """
 
     frames: int
     pose_error_deg: NDArray[np.float64]
     shell_cc: dict[int, float]
     rotation: NDArray[np.float64]
+    fsc: ShellCurve | None = None
+
+    @property
+    def fsc_resolution_A(self) -> float | None:
+        """1/q where the FSC with the truth first falls below 0.5; None without densities, or if it starts below."""
+        q = crossing(self.fsc, FSC_THRESHOLD) if self.fsc is not None else np.nan
+        return 1 / q if q > 0 else None
 
     def as_json(self) -> dict[str, Any]:
         """The figures, as plain numbers."""
@@ -58,6 +72,7 @@ class Comparison:
             },
             "shell_cc": {str(r): round(cc, 4) for r, cc in self.shell_cc.items()},
             "rotation": self.rotation.round(6).tolist(),
+            "fsc": None if self.fsc is None else _fsc_json(self.fsc, self.fsc_resolution_A),
         }
 
 
@@ -88,7 +103,8 @@ def compare_with_truth(run: SavedRun, truth: Truth, name: str) -> Comparison:
         _in_units_of(truth.intensity, snapshot.intensity), truth.intensity, SHELLS, rotation=rotation.T, points=6000
     )
     in_range = {r: float(cc) for r, cc in zip(SHELLS, curve.value, strict=True) if np.isfinite(cc)}
-    return Comparison(len(errors), errors, in_range, rotation)
+    fsc = _density_fsc(snapshot.density, truth) if snapshot.density is not None else None
+    return Comparison(len(errors), errors, in_range, rotation, fsc)
 
 
 def comparison_table(result: Comparison) -> Table:
@@ -104,6 +120,9 @@ def comparison_table(result: Comparison) -> Table:
         table.add_row(f"pose error, {name}", f"{error[key]:.2f}°")
     for radius, cc in result.shell_cc.items():
         table.add_row(f"shell CC at radius {radius}", f"{cc:.3f}")
+    if result.fsc is not None:
+        resolution = result.fsc_resolution_A
+        table.add_row("density: FSC ≥ 0.5 to", f"{resolution:.1f} Å" if resolution else "nowhere")
     return table
 
 
@@ -114,3 +133,23 @@ def _in_units_of(truth: Volume, volume: Volume) -> Volume:
     if volume.units == "detector_voxel":
         return replace(volume, voxel_size=volume.voxel_size * truth.voxel_size, units=truth.units)
     raise InputError(f"the run's intensity is in {volume.units}, the truth's in {truth.units}: they cannot be compared")
+
+
+def _density_fsc(density: Volume, truth: Truth) -> ShellCurve | None:
+    from .core.density_alignment import align_density  # needs torch, and nothing else here does
+
+    if truth.density is None:
+        return None
+    if density.units == "1/detector_voxel":
+        density = replace(density, voxel_size=density.voxel_size / truth.intensity.voxel_size, units="angstrom")
+    aligned = align_density(density, truth.density)
+    return fourier_shell_correlation(aligned.density, aligned.reference)
+
+
+def _fsc_json(fsc: ShellCurve, resolution_A: float | None) -> dict[str, Any]:
+    known = np.isfinite(fsc.value)
+    return {
+        "resolution_A": None if resolution_A is None else round(resolution_A, 2),
+        "q_invA": fsc.q[known].round(6).tolist(),
+        "value": fsc.value[known].round(4).tolist(),
+    }

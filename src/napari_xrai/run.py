@@ -40,7 +40,7 @@ FORMAT_VERSION = 1
 RESULT, SETTINGS, METRICS, CHECKPOINT = "reconstruction.h5", "settings.json", "metrics.jsonl", "checkpoint"
 MAPS = ("intensity.mrc", "density.mrc")
 
-ROWS_PER_BLOCK = 65536
+ROWS_PER_BLOCK = 2**20
 """Per-frame arrays go to the checkpoint in blocks of so many rows; an unchanged block is not written again."""
 
 Arrays = dict[str, NDArray[Any]]
@@ -92,17 +92,22 @@ class RunFolder:
             )
 
     def start(self, settings: Settings, *, resume: bool = False, overwrite: bool = False) -> None:
-        """Make the folder and write settings.json; `overwrite` first removes the old run's own files, nothing else."""
+        """Make the folder, free of an old run unless that is resumed, and write settings.json."""
         self.check(resume=resume, overwrite=overwrite)
+        if not resume:
+            self.clear()
+        elif (self.path / METRICS).exists():
+            _drop_torn_line(self.path / METRICS)
+        _write_file(self.path / SETTINGS, settings.model_dump_json(indent=1).encode())
+
+    def clear(self) -> None:
+        """Make the folder if need be, and remove the files of a run from it, nothing else."""
         with _in_words(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            if not resume:
-                for name in (RESULT, METRICS, SETTINGS, *MAPS):
-                    (self.path / name).unlink(missing_ok=True)
-                shutil.rmtree(self.path / CHECKPOINT, ignore_errors=True)
-            elif (self.path / METRICS).exists():
-                _drop_torn_line(self.path / METRICS)
-        _write_file(self.path / SETTINGS, settings.model_dump_json(indent=1).encode())
+            for name in (RESULT, METRICS, SETTINGS, *MAPS):
+                (self.path / name).unlink(missing_ok=True)
+            if (self.path / CHECKPOINT).exists():
+                shutil.rmtree(self.path / CHECKPOINT)
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Append one report to metrics.jsonl; NaN becomes null."""

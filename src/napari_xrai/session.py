@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import math
 import os
-import resource
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from .core.frames import GOOD, Detector, Frames, Progress, Snapshot, Volume
+from .core.frames import Detector, Frames, Progress, Snapshot, Volume
 from .io.source import FrameSource, InputError
 from .run import RunFolder, read_metrics
 from .settings import EngineSettings, Settings
@@ -77,7 +76,7 @@ class Session:
     Raises
     ------
     InputError
-        If the geometry is missing or does not fit, everything is masked, or `out` cannot take this run.
+        If the geometry is missing, or `out` cannot take this run.
     """
 
     def __init__(
@@ -88,7 +87,7 @@ class Session:
         self.frames_per_s = 0.0
         self.time_left_s: float | None = None
         self.last_snapshot: Snapshot | None = None
-        self._detector = _usable_detector(source)
+        self._detector = _require_detector(source)
         self._resume, self._overwrite = resume, overwrite
         self._folder = RunFolder(self.out)
         self._folder.check(resume=resume, overwrite=overwrite)
@@ -96,6 +95,7 @@ class Session:
         self._slot_lock = threading.Lock()
         self._slot: Snapshot | None = None
         self._pace: deque[tuple[float, Progress]] = deque()
+        self._first: tuple[float, float] | None = None
 
     def run(self) -> Iterator[Progress]:
         """Reconstruct. Yields at every step of the engine; closing the generator stops, keeping the best result.
@@ -103,14 +103,13 @@ class Session:
         Raises
         ------
         InputError
-            If the frames or the run folder turn out unusable: the disk full, every frame empty.
+            If the frames or the run folder turn out unusable: every frame empty, the disk full.
         ReconstructionError
             If the engine fails: out of memory, no such device.
         """
         self.state = "running"
         try:
             with _in_words(self.out):
-                _require_photons(self.source)
                 engine = make_reconstruction(self._detector, self.settings.engine, self._n_frames())
                 self._phasing = _LivePhasing()
                 self._begin(engine)
@@ -151,14 +150,15 @@ class Session:
             reports = read_metrics(self.out)
             if reports:
                 self._time_before, self._cpu_before = reports[-1]["time_s"], reports[-1]["cpu_s"]
-        self._began, self._cpu_began = time.monotonic(), _cpu_s()
+        self._began, self._cpu_began = time.monotonic(), time.process_time()
         self._next_snapshot = self._began
         self._next_report = self._began + REPORT_EVERY_S
         self._next_poses = self._began + POSES_EVERY_S
 
     def _steps(self, engine: Reconstruction) -> Iterator[Progress]:
         """The engine's steps, with snapshots, reports and pauses between them, and everything saved at the end."""
-        steps = engine.run(self._batches)
+        # a generator, whatever its type says: closing it is how the engine stops
+        steps = cast("Generator[Progress, None, None]", engine.run(self._batches))
         started = False
         try:
             for progress in steps:
@@ -179,12 +179,16 @@ class Session:
         now = time.monotonic()
         if now < min(self._next_snapshot, self._next_report):
             return
-        snapshot = self._show(engine.snapshot())
+        poses = now >= max(self._next_report, self._next_poses)
+        snapshot = engine.snapshot(all_poses=poses)
         self._next_snapshot = time.monotonic() + SNAPSHOT_EVERY_S
+        if snapshot is None:
+            return
+        snapshot = self._show(snapshot)
         if self._phasing.is_due(now - self._began):
             self._phasing.update(snapshot)
         if now >= self._next_report:
-            self._report(engine, snapshot, poses=now >= self._next_poses)
+            self._report(engine, snapshot, poses=poses)
 
     def _show(self, snapshot: Snapshot) -> Snapshot:
         """Put a snapshot, with the newest density, into the slot."""
@@ -197,7 +201,9 @@ class Session:
         began = time.monotonic()
         self._folder.append_metrics(self._metrics(snapshot))
         self._folder.write_result(snapshot, "\n".join(map(str, self.source.paths)), poses=poses)
-        self._folder.write_checkpoint(*engine.state())
+        arrays, rest = engine.state()
+        if arrays:
+            self._folder.write_checkpoint(arrays, rest)
         now = time.monotonic()
         self._next_report = now + max(REPORT_EVERY_S, (now - began) / WRITING_SHARE)
         if poses:
@@ -205,7 +211,9 @@ class Session:
 
     def _finish(self, engine: Reconstruction) -> None:
         """Save the final state, phased once more so that the density is of the same moment as the intensity."""
-        snapshot = engine.snapshot()
+        snapshot = engine.snapshot(all_poses=True)
+        if snapshot is None:
+            return
         self._phasing.update(snapshot)
         snapshot = self._show(snapshot)
         self._report(engine, snapshot, poses=True)
@@ -215,7 +223,7 @@ class Session:
         likelihoods = snapshot.history.get("log_likelihood", np.empty(0))
         return {
             "time_s": round(self._time_before + time.monotonic() - self._began, 3),
-            "cpu_s": round(self._cpu_before + _cpu_s() - self._cpu_began, 3),
+            "cpu_s": round(self._cpu_before + time.process_time() - self._cpu_began, 3),
             "frames_per_s": round(self.frames_per_s, 2),
             "log_likelihood": float(likelihoods[-1]) if len(likelihoods) else math.nan,
             "resolution_A": snapshot.resolution_A,
@@ -229,31 +237,35 @@ class Session:
             self.state = "paused"
             time.sleep(PAUSE_TICK_S)
             self._pace.clear()
+            self._first = None
             yield progress
         if not self._stopping.is_set():
             self.state = "running"
 
     def _keep_pace(self, progress: Progress) -> None:
-        """Frames per second and time left, from the steps of the last ten seconds."""
+        """Frames per second over the last ten seconds; time left from the whole run, whose phases differ in pace."""
         now = time.monotonic()
         self._pace.append((now, progress))
         while self._pace[0][0] < now - 10:
             self._pace.popleft()
-        then, first = self._pace[0]
+        then, earlier = self._pace[0]
         if now > then:
-            self.frames_per_s = (progress.frames_seen - first.frames_seen) / (now - then)
-            gained = (progress.fraction - first.fraction) / (now - then)
-            self.time_left_s = (1 - progress.fraction) / gained if gained > 0 else None
+            self.frames_per_s = (progress.frames_seen - earlier.frames_seen) / (now - then)
+        if self._first is None:
+            self._first = now, progress.fraction
+        began, fraction = self._first
+        gained = progress.fraction - fraction
+        self.time_left_s = (1 - progress.fraction) * (now - began) / gained if gained > 0.01 else None
 
-    def _batches(self, size: int) -> Iterator[Frames]:
-        """The stream from its beginning, up to `max_frames`."""
-        left = self.settings.engine.max_frames
-        for frames in self.source.batches(size):
-            if left is not None:
-                frames, left = frames.take(slice(0, left)), left - len(frames)
-            yield frames
-            if left is not None and left <= 0:
+    def _batches(self, size: int, start: int = 0) -> Iterator[Frames]:
+        """The stream from frame `start` on, up to `max_frames`."""
+        end = self.settings.engine.max_frames
+        for frames in self.source.batches(size, start):
+            start += len(frames)
+            if end is not None and start >= end:
+                yield frames.take(slice(0, len(frames) - (start - end)))
                 return
+            yield frames
 
     def _n_frames(self) -> int | None:
         limits = [n for n in (self.source.n_frames, self.settings.engine.max_frames) if n is not None]
@@ -300,55 +312,35 @@ def open_session(settings: Settings, out: Path, *, resume: bool = False, overwri
 
 
 def make_reconstruction(detector: Detector, settings: EngineSettings, n_frames: int | None) -> Reconstruction:
-    """The engine for these settings; torch is imported, and its threads are set, here and not before.
+    """The engine for these settings; torch is imported here and not before.
 
     Raises
     ------
     InputError
-        If the device is not there.
+        If the device cannot be used.
     """
-    import torch
-
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device.startswith("cuda") and int(device[5:] or 0) >= torch.cuda.device_count():
-        raise InputError(f"there is no GPU {device!r} here: leave out --device, or give --device cpu")
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
     from .core.reconstruction import Reconstruction, ReconstructionSettings
 
-    chosen = ReconstructionSettings(passes=settings.passes, seed=settings.seed, device=device, fluence=settings.fluence)
+    if settings.device.startswith("cuda"):
+        raise InputError(f"the engine runs on the CPU, not on {settings.device}: leave out --device, or give cpu")
+    chosen = ReconstructionSettings(
+        passes=settings.passes,
+        seed=settings.seed,
+        fluence=settings.fluence,
+        threads=settings.threads or _usable_cores(),
+    )
     return Reconstruction(detector, chosen, n_frames)
 
 
-def _usable_detector(source: FrameSource) -> Detector:
-    name = source.paths[0] if source.paths else source.format
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _require_detector(source: FrameSource) -> Detector:
     if source.detector is None:
+        name = source.paths[0] if source.paths else source.format
         raise InputError(f"{name} has no geometry: give its detector file with --detector, or drop it in as well")
-    if source.detector.n_pixels != source.n_pixels:
-        raise InputError(
-            f"{name} has {source.n_pixels} pixels per frame, its detector file {source.detector.n_pixels}: "
-            "give the detector file that belongs to these frames"
-        )
-    if not (source.detector.mask == GOOD).any():
-        raise InputError(f"the mask leaves no good pixel of {name}: give another mask or detector file")
     return source.detector
-
-
-def _require_photons(source: FrameSource) -> None:
-    """Raise InputError if there are no frames, or no photons in the first thousand."""
-    name = source.paths[0] if source.paths else source.format
-    first = next(iter(source.batches(1000)), None)
-    if first is None or not len(first):
-        raise InputError(f"{name} holds no frames: give another file")
-    if not first.photons.any():
-        raise InputError(f"the first {len(first)} frames of {name} are all empty: give a file with photons in it")
-
-
-def _cpu_s() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 @contextmanager
