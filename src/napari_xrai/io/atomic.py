@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,3 +37,18 @@ def unwritable(path: Path, error: OSError) -> InputError:
     """One sentence for a refused write; HDF5 hides the system's reason in its message."""
     reason = (os.strerror(error.errno) if error.errno else str(error)).splitlines()[0]
     return InputError(f"{path} cannot be written ({reason}): free some space or choose another folder")
+
+
+def make_room(path: Path, size: int) -> None:
+    """Let an existing file have `size` bytes, so that later writes within them cannot fail for lack of space.
+
+    Raises
+    ------
+    OSError
+        If the disk is too full.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    elif shutil.disk_usage(path.parent).free < size - path.stat().st_size:  # macOS, Windows: the best there is
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -225,6 +225,10 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         reason = str(error).splitlines()[0]
         if "truncated" in reason or "eof" in reason:
             raise InputError(f"{path} is truncated: copy it again in full") from error
+        if "filter" in reason or "plugin" in reason:
+            raise InputError(
+                f"{path} is compressed in a way this HDF5 does not know: repack it with h5repack -f GZIP=1"
+            ) from error
         raise InputError(f"{path} cannot be read as HDF5 ({reason}): copy it again in full") from error
 
 

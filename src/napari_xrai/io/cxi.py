@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..core.detector import Panels, Polarization, detector_from_panels, panels_from_detector, square_panel
 from ..core.frames import BAD, GOOD, MERGE_ONLY, Detector, Frames
-from .atomic import unwritable
+from .atomic import make_room, unwritable
 from .batched import BatchedSource, Rows, check_header, dense_frames, open_hdf5
 from .source import InputError
 
@@ -30,6 +31,9 @@ PIXEL_IS_BAD, PIXEL_IS_MERGE_ONLY = 0x80, 0x100
 DETECTOR = "entry_1/instrument_1/detector_1"
 SOURCE = "entry_1/instrument_1/source_1"
 CHUNK_BYTES = 262_144
+CACHE_BYTES, RESERVE_BYTES = 1_000_000, 4_000_000
+"""HDF5 holds so much back; room for that and its tables is kept free ahead of it."""
+
 MASKS_READ = 100
 
 
@@ -63,6 +67,7 @@ class CxiSource(BatchedSource):
                 raise InputError(f"{path} has no dataset entry_1/data_1/data: it is no CXI file of frames")
             if data.ndim not in (3, 4):
                 raise InputError(f"{path}: {data.name} has shape {data.shape}; expected frames of 2 or 3 axes")
+            _check_links(path, data)
             if data.dtype.kind not in "uif":
                 raise InputError(f"{path}: {data.name} holds {data.dtype}, not photon counts")
             shape = tuple(int(n) for n in data.shape[1:])
@@ -108,6 +113,13 @@ def find_data(file: h5py.File) -> h5py.Dataset | None:
         if isinstance(node, h5py.Dataset):
             return node
     return None
+
+
+def _check_links(path: Path, data: h5py.Dataset) -> None:
+    """HDF5 fills the place of a missing file with zeros and says nothing: so this does."""
+    for part in data.virtual_sources() if data.is_virtual else ():
+        if part.file_name != "." and not (path.parent / part.file_name).exists():
+            raise InputError(f"{path}: {data.name} is a view of {part.file_name}, which is not there: bring it back")
 
 
 def _version(file: h5py.File) -> int:
@@ -268,11 +280,11 @@ class CxiWriter:
         self.path, self._part = path, path.with_name(f".{path.name}.part")
         self._shape = detector.shape
         try:
-            self._file = h5py.File(self._part, "w")
-            self._data = _lay_out(self._file, detector, detector.energy_eV, panels, distance_m, polarization, title)
+            self._file = h5py.File(self._part, "w", rdcc_nbytes=CACHE_BYTES)
         except OSError as error:
-            self._part.unlink(missing_ok=True)
             raise unwritable(path, error) from error
+        self._reserve(8 * detector.n_pixels)
+        self._data = _lay_out(self._file, detector, detector.energy_eV, panels, distance_m, polarization, title)
 
     def write(self, frames: Frames) -> None:
         """Append a batch.
@@ -288,29 +300,35 @@ class CxiWriter:
         if counts.size and counts.max() > np.iinfo(np.uint16).max:
             raise ValueError(f"a pixel has {counts.max():,} photons; a CXI file of 16-bit counts holds 65,535")
         first = self._data.shape[0]
-        try:
-            self._data.resize(first + len(frames), axis=0)
-            self._data[first:] = counts.reshape(-1, *self._shape).astype(np.uint16)
-        except OSError as error:
-            raise unwritable(self.path, error) from error
+        self._reserve(2 * counts.size)
+        self._data.resize(first + len(frames), axis=0)
+        self._data[first:] = counts.reshape(-1, *self._shape).astype(np.uint16)
 
     def close(self) -> None:
         """Finish the file: it takes its name now."""
+        self._file.flush()
+        size = self._file.id.get_filesize()
+        self._file.close()
         try:
-            self._file.close()
+            os.truncate(self._part, min(size, self._part.stat().st_size))
             self._part.replace(self.path)
-        except (OSError, RuntimeError) as error:
+        except OSError as error:
             self._part.unlink(missing_ok=True)
-            raise unwritable(self.path, error if isinstance(error, OSError) else OSError(str(error))) from error
+            raise unwritable(self.path, error) from error
 
     def discard(self) -> None:
         """Give up: nothing is left behind."""
+        self._file.close()
+        self._part.unlink(missing_ok=True)
+
+    def _reserve(self, n_bytes: int) -> None:
+        """Ask the file system for room before HDF5 writes: a write that fails inside HDF5 brings the process down."""
+        size = self._file.id.get_filesize() + n_bytes + n_bytes // 50 + RESERVE_BYTES
         try:
-            self._file.close()
-        except (OSError, RuntimeError):  # a full disk also refuses the last flush
-            pass
-        finally:
-            self._part.unlink(missing_ok=True)
+            make_room(self._part, size)
+        except OSError as error:
+            self.discard()
+            raise unwritable(self.path, error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -320,7 +338,7 @@ class CxiWriter:
     ) -> None:
         if kind is None:
             self.close()
-        else:
+        elif self._file:
             self.discard()
 
 

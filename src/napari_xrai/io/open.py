@@ -187,7 +187,7 @@ def open_source(
     }  # fmt: skip
     for name, value in beam.items():
         if name != "polarization" and value is not None and not (np.isfinite(value) and value > 0):
-            raise InputError(f"{name} must be a positive number, not {value}")
+            raise InputError(f"{name} is {value}: give a positive number")
     parts = [_open_frames(p, beam) for p in frames]
     source = parts[0] if len(parts) == 1 else JoinedSource(parts)
     if detectors:
