@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from napari_xrai.core.frames import BAD, Frames
+from napari_xrai.core.simulate import PRESETS
 from napari_xrai.io.dragonfly import BinaryPhotons, Hdf5Photons, read_detector
 from napari_xrai.io.open import open_source
 from napari_xrai.io.source import InputError
@@ -78,6 +79,18 @@ def test_detector_lies_on_its_ewald_sphere_downstream_and_takes_an_energy(tiny):
     in_angstrom = detector.with_energy(12398.419843320026 / 4.4)
     assert in_angstrom.wavelength_A == pytest.approx(4.4)
     np.testing.assert_allclose(in_angstrom.q, detector.q / 1100, rtol=1e-9)
+
+
+def test_our_preset_is_the_same_experiment(tiny):
+    theirs, _ = read_detector(tiny / "det_sim.h5")
+    ours = PRESETS["dragonfly-64"].detector()
+
+    def ordered(values):  # their pixels run along y first, from the lower right seen downstream
+        return values.reshape(64, 64, -1)[::-1, ::-1].transpose(1, 0, 2).reshape(4096, -1).squeeze()
+
+    np.testing.assert_allclose(ordered(ours.q), theirs.q / 1100, atol=1e-9)
+    np.testing.assert_allclose(ordered(ours.response), theirs.response, rtol=1e-9)
+    assert np.array_equal(ordered(ours.mask), theirs.mask)
 
 
 def test_old_detectors_are_turned_downstream_and_it_is_said(tiny, tmp_path):
