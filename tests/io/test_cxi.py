@@ -98,6 +98,17 @@ def test_counts_survive(tmp_path, counts, split):
     assert np.array_equal(got, counts.reshape(3, -1))
 
 
+@pytest.mark.parametrize(("photons", "bits"), [(10_000, 16), (3_000_000, 32)])
+def test_bright_frames_get_wider_counts(tmp_path, photons, bits):
+    detector = square_detector((4, 5), 1e-3, 0.1, 5000.0)
+    counts = np.full((2, 4, 5), photons)
+    with CxiWriter(tmp_path / "a.cxi", detector, distance_m=0.1, polarization="none") as out:
+        out.write(Frames.from_dense(counts))
+    with h5py.File(tmp_path / "a.cxi") as file:
+        assert file["entry_1/data_1/data"].dtype == f"u{bits // 8}"
+    assert np.array_equal(next(CxiSource(tmp_path / "a.cxi").batches(2)).dense(), counts.reshape(2, -1))
+
+
 def test_modular_detectors_keep_their_modules(tmp_path):
     step = np.array([[[0, -2e-4, 0], [-2e-4, 0, 0]], [[-2e-4, 0, 0], [0, 2e-4, 0]]])
     panels = Panels(np.array([[0.01, 0.02, 0.5], [-0.01, -0.02, 0.5]]), step, (2, 6, 4))

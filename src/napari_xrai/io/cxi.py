@@ -284,7 +284,8 @@ class CxiWriter:
         except OSError as error:
             raise unwritable(path, error) from error
         self._reserve(8 * detector.n_pixels)
-        self._data = _lay_out(self._file, detector, detector.energy_eV, panels, distance_m, polarization, title)
+        _lay_out(self._file, detector, detector.energy_eV, panels, distance_m, polarization, title)
+        self._data: h5py.Dataset | None = None
 
     def write(self, frames: Frames) -> None:
         """Append a batch.
@@ -294,18 +295,24 @@ class CxiWriter:
         InputError
             If the disk is full.
         ValueError
-            If a pixel has more than 65,535 photons.
+            If a later batch is far brighter than the first, which decides between 16 and 32 bits per count.
         """
         counts = frames.dense()
-        if counts.size and counts.max() > np.iinfo(np.uint16).max:
-            raise ValueError(f"a pixel has {counts.max():,} photons; a CXI file of 16-bit counts holds 65,535")
+        if self._data is None:
+            # four times what the first batch holds, for the brighter pulses to come
+            wide = counts.max(initial=0) > np.iinfo(np.uint16).max // 4
+            self._data = _make_data(self._file, self._shape, np.dtype(np.uint32 if wide else np.uint16))
+        if counts.max(initial=0) > np.iinfo(self._data.dtype).max:
+            raise ValueError(f"a pixel has {counts.max():,} photons, too many for the {self._data.dtype} of this file")
         first = self._data.shape[0]
-        self._reserve(2 * counts.size)
+        self._reserve(self._data.dtype.itemsize * counts.size)
         self._data.resize(first + len(frames), axis=0)
-        self._data[first:] = counts.reshape(-1, *self._shape).astype(np.uint16)
+        self._data[first:] = counts.reshape(-1, *self._shape).astype(self._data.dtype)
 
     def close(self) -> None:
         """Finish the file: it takes its name now."""
+        if self._data is None:
+            _make_data(self._file, self._shape, np.dtype(np.uint16))
         self._file.flush()
         size = self._file.id.get_filesize()
         self._file.close()
@@ -345,8 +352,8 @@ class CxiWriter:
 def _lay_out(
     file: h5py.File, detector: Detector, energy_eV: float, panels: Panels, distance_m: float,
     polarization: Polarization, title: str,
-) -> h5py.Dataset:  # fmt: skip
-    """Write everything but the frames; return their empty dataset."""
+) -> None:  # fmt: skip
+    """Write everything but the frames."""
     modular = len(detector.shape) == 3
     file["cxi_version"] = 160
     entry = file.create_group("entry_1")
@@ -368,13 +375,16 @@ def _lay_out(
         group[name].attrs["units"] = "m"
     bits = np.select([detector.mask == BAD, detector.mask == GOOD], [PIXEL_IS_BAD, 0], PIXEL_IS_MERGE_ONLY)
     group["mask"] = bits.astype(np.uint32).reshape(detector.shape)
-    axes = "module_identifier:y:x" if modular else "y:x"
-    group["mask"].attrs["axes"] = axes
-    per_chunk = max(1, CHUNK_BYTES // (2 * detector.n_pixels))
-    data = group.create_dataset(
-        "data", (0, *detector.shape), np.uint16, maxshape=(None, *detector.shape),
-        chunks=(per_chunk, *detector.shape), compression="gzip", compression_opts=1, shuffle=True,
-    )  # fmt: skip
-    data.attrs["axes"] = f"experiment_identifier:{axes}"
+    group["mask"].attrs["axes"] = "module_identifier:y:x" if modular else "y:x"
     file.create_group("entry_1/data_1")["data"] = h5py.SoftLink(f"/{DETECTOR}/data")
+
+
+def _make_data(file: h5py.File, shape: tuple[int, ...], dtype: np.dtype[Any]) -> h5py.Dataset:
+    """Create the frames' dataset, empty, to grow along its first axis."""
+    per_chunk = max(1, CHUNK_BYTES // (dtype.itemsize * int(np.prod(shape))))
+    data = file[DETECTOR].create_dataset(
+        "data", (0, *shape), dtype, maxshape=(None, *shape), chunks=(per_chunk, *shape),
+        compression="gzip", compression_opts=1, shuffle=True,
+    )  # fmt: skip
+    data.attrs["axes"] = f"experiment_identifier:{file[DETECTOR]['mask'].attrs['axes']}"
     return data
