@@ -20,6 +20,34 @@ from .workers import chunks, in_threads
 F32 = NDArray[np.float32]
 
 
+def polar_spread(
+    rho: NDArray[np.float64], azimuth: NDArray[np.float64], radii: tuple[float, float], n_rings: int, n_angles: int,
+    turn: float = 2 * np.pi,
+) -> torch.Tensor:  # fmt: skip
+    """(pixels, rings × angles) bilinear shares of each pixel in a polar grid's cells; rows sum to 1.
+
+    Parameters
+    ----------
+    rho, azimuth : (pixels,)
+        Polar coordinates of the pixels; azimuth ≥ 0, radians.
+    radii : (inner, outer)
+        Of the first and the last ring, in the unit of `rho`.
+    turn : float
+        The part of a turn that the angles cover: π lays pixels that face each other across the beam on one another.
+    """
+    inner, outer = radii
+    ring = np.clip((rho - inner) / (outer - inner) * (n_rings - 1), 0, n_rings - 1.0001)
+    angle = azimuth % turn / turn * n_angles
+    r0, a0 = ring.astype(int), angle.astype(int)
+    share = torch.zeros(len(rho), n_rings * n_angles)
+    row = np.arange(len(rho))
+    for dr in (0, 1):
+        for da in (0, 1):
+            w = np.abs(1 - dr - (ring - r0)) * np.abs(1 - da - (angle - a0))
+            share[row, (r0 + dr) * n_angles + (a0 + da) % n_angles] += torch.from_numpy(w).float()
+    return share
+
+
 class PolarSearch:
     """Search over SO(3) with the pixels within `radius` voxels of the beam.
 
@@ -42,28 +70,14 @@ class PolarSearch:
         self.n_angles = max(16, int(np.ceil(2 * np.pi * radius * sampling / 8)) * 8)
         self.base = direction_to_rotation(fibonacci_directions(int(4 * np.pi * (radius * sampling) ** 2)))
         self.rotation: F32 = self.base.astype(np.float32)
-        self.spread = self._polar_spread(pixels, inner)
+        n = self.n_pixels
+        self.spread = polar_spread(pixels.rho[:n], pixels.azimuth[:n], (inner, radius), self.n_rings, self.n_angles)
         self.brightness = torch.from_numpy(brightness[: self.n_pixels]) @ self.spread
         rho = np.repeat(np.linspace(inner, radius, self.n_rings), self.n_angles)
         phi = np.tile(np.arange(self.n_angles) * 2 * np.pi / self.n_angles, self.n_rings)
         depth = np.sqrt(pixels.ewald_radius**2 - rho**2) - pixels.ewald_radius
         self.point = np.stack([rho * np.cos(phi), rho * np.sin(phi), depth], -1).astype(np.float32)
         self._fourier_matrices()
-
-    def _polar_spread(self, pixels: Pixels, inner: float) -> torch.Tensor:
-        """(pixels, rings × angles) bilinear shares of each pixel in the polar grid's cells; rows sum to 1."""
-        n = self.n_pixels
-        ring = np.clip((pixels.rho[:n] - inner) / (self.radius - inner) * (self.n_rings - 1), 0, self.n_rings - 1.0001)
-        angle = pixels.azimuth[:n] / (2 * np.pi) * self.n_angles
-        r0, a0 = ring.astype(int), angle.astype(int)
-        share = torch.zeros(n, self.n_rings * self.n_angles)
-        row = np.arange(n)
-        for dr in (0, 1):
-            for da in (0, 1):
-                w = np.abs(1 - dr - (ring - r0)) * np.abs(1 - da - (angle - a0))
-                cell = (r0 + dr) * self.n_angles + (a0 + da) % self.n_angles
-                share[row, cell] += torch.from_numpy(w).float()
-        return share
 
     def _fourier_matrices(self) -> None:
         """Real DFT over the in-plane angle, and back, as matrices: at these sizes a GEMM beats an FFT."""
@@ -79,7 +93,7 @@ class PolarSearch:
     def set_field(
         self, ratio: F32, edge: int, fluence_shape: float, rng: np.random.Generator, darkest: float, threads: int = 1
     ) -> None:
-        """Render the templates of a field, viewing directions turned by one random rotation (no direction is special)."""
+        """Render the templates of a field; viewing directions are turned at random, so that none is special."""
         self.rotation = np.asarray(random_rotations(1, rng)[0] @ self.base, np.float32)
         value = np.empty((len(self.base), self.n_rings * self.n_angles), np.float32)
         in_threads(
@@ -116,7 +130,7 @@ class PolarSearch:
         return (product.T @ self.inverse).view(batch, len(self.base), self.n_angles)
 
     def back_project(self, posterior: torch.Tensor, photons: torch.Tensor) -> tuple[F32, F32]:
-        """Photons and exposure that a posterior (B, directions, angles) lays on the templates: each (directions, cells)."""
+        """Photons and exposure that a posterior (B, directions, angles) lays on the templates (directions, cells)."""
         batch, directions = posterior.shape[:2]
         n = self.n_rings
         wave = (self.forward @ posterior.view(-1, self.n_angles).T).view(self.n_freq, 2, batch, directions)
