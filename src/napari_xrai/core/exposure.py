@@ -1,15 +1,15 @@
 """Expected photons of a frame as a function of its pose, and the adjoint: where in 3D a set of poses has looked.
 
 Σ_p c_p V(R q_p) needs every pixel, lit or not. It is tabulated over viewing directions once per field update and then
-costs eight look-ups per pose. Where response × mask has no ring symmetry (polarisation, gaps, panels) it also depends on
-the in-plane angle: the table then carries the in-plane harmonics k = 1…K that the mask excites,
+costs eight look-ups per pose. Where response × mask has no ring symmetry (polarisation, gaps, panels, square pixels
+near the beam) it also depends on the in-plane angle α: the table then carries the harmonics that the mask excites,
 
     S(R) = Σ_k S_k(direction) e^{ikα},   S_k = Σ_rings V_k(ring) W_k(ring),   W_k = Σ_{p in ring} w_p e^{ikφ_p}.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Generator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ NEGLIGIBLE_HARMONIC = 4e-3
 """In-plane harmonics of response × mask below this part of the mean are left out."""
 
 MOST_HARMONICS = 16
+
+DIRECTIONS_PER_STEP = 256
 
 
 class ExposureTable:
@@ -57,7 +59,7 @@ class ExposureTable:
         self.rotation: F32 = direction_to_rotation(point[near] / distance[near, None]).astype(np.float32)
 
     def _lay_rings(self, pixels: Pixels, brightness: F32) -> None:
-        ring = np.rint(pixels.rho - pixels.inner_radius).astype(int)
+        ring = np.rint(pixels.rho - pixels.rho.min()).astype(int)
         total = np.bincount(ring, brightness)
         mean_radius = np.bincount(ring, pixels.rho) / np.maximum(np.bincount(ring), 1)
         present = np.flatnonzero(total > 0)
@@ -67,85 +69,70 @@ class ExposureTable:
         self.rho = mean_radius[self.ring_of_point]
         depth = np.sqrt(pixels.ewald_radius**2 - self.rho**2) - pixels.ewald_radius
         self.point = np.stack([self.rho * np.cos(azimuth), self.rho * np.sin(azimuth), depth], -1).astype(np.float32)
-        share = 1.0 / np.repeat(length, length)
         orients = np.arange(len(ring)) < pixels.n_orient
-        moment = {
-            part: [_ring_moment(ring, w, k * pixels.azimuth) for k in range(MOST_HARMONICS + 1)]
-            for part, w in (("orient", brightness * orients), ("merge", brightness))
-        }
-        strength = [np.abs(w).sum() / np.abs(moment["orient"][0]).sum() for w in moment["orient"]]
-        self.harmonics = max(k for k in range(MOST_HARMONICS + 1) if k == 0 or strength[k] > NEGLIGIBLE_HARMONIC)
-        self.orient_basis = self._basis(moment["orient"], azimuth, share)
-        self.merge_basis = self._basis(moment["merge"], azimuth, share)
+        orient = _ring_moments(ring, brightness * orients, pixels.azimuth)
+        merge = _ring_moments(ring, brightness, pixels.azimuth)
+        strength = np.abs(orient).sum(1) / np.abs(orient[0]).sum()
+        self.harmonics = int(np.flatnonzero(strength > NEGLIGIBLE_HARMONIC)[-1])
+        share = 1.0 / np.repeat(length, length)
+        self.orient_basis = self._basis(orient, azimuth, share)
+        self.merge_basis = self._basis(merge, azimuth, share)
 
-    def _basis(self, moment: list[NDArray[np.complex128]], azimuth: NDArray[Any], share: NDArray[Any]) -> F32:
-        """(points, 1 + 2K): from V on the ring points to the table's columns."""
+    def _basis(self, moment: NDArray[np.complex128], azimuth: NDArray[np.float64], share: NDArray[np.float64]) -> F32:
+        """(points, 1 + 2K): takes V on the ring points to the table's columns."""
         column = [moment[0].real[self.ring_of_point] * share]
         for k in range(1, self.harmonics + 1):
             wave = 2 * moment[k][self.ring_of_point] * np.exp(-1j * k * azimuth) * share
             column += [wave.real, -wave.imag]
         return np.stack(column, -1).astype(np.float32)
 
-    def totals(self, grid: F32, edge: int, radius: float, threads: int = 1) -> F32:
-        """(nodes, 1 + 2K) table of the photons expected on orienting pixels within `radius` voxels of the beam."""
+    def totals(self, grid: F32, edge: int, radius: float, threads: int) -> Generator[None, None, F32]:
+        """Tabulate the photons expected on orienting pixels within `radius` voxels of the beam.
+
+        Yields between steps of work; returns a (nodes, 1 + 2K) table for `kernels.expected_total`.
+        """
         within = self.rho < radius + 0.5
         point, basis = self.point[within], self.orient_basis[within]
-        out = np.empty((len(self.rotation), basis.shape[1]), np.float32)
+        table = np.empty((len(self.rotation), basis.shape[1]), np.float32)
 
         def tabulate(part: slice) -> None:
             value = np.empty((part.stop - part.start, len(point)), np.float32)
             kernels.gather(self.rotation[part], point, grid, edge, value)
-            out[part] = value @ basis
+            table[part] = value @ basis
 
-        in_threads(tabulate, chunks(len(self.rotation), 256), threads)
-        return out
+        parts = chunks(len(table), DIRECTIONS_PER_STEP)
+        for step in chunks(len(parts), threads):
+            in_threads(tabulate, parts[step], threads)
+            yield
+        return table
 
-    def expected(self, rotation: F32, table: F32) -> NDArray[np.float64]:
-        """(J,) expected photons at `rotation` (J, 3, 3) from a table of `totals`."""
-        total = np.zeros(len(rotation))
-        for node, share, basis in self._corners(rotation):
-            total += share * (table[node] * basis).sum(1)
-        return total
+    def amplitudes(self) -> NDArray[np.float64]:
+        """(nodes, 1 + 2K) zeros, for poses to be laid on by `deposit`."""
+        return np.zeros((len(self.rotation), self.merge_basis.shape[1]))
 
-    def spread(self, rotation: F32, weight: NDArray[Any], grids: list[F32], edge: int) -> None:
-        """Add the exposure of poses `rotation` (J, 3, 3) with `weight` (J,) to the volume: the adjoint of `totals`.
+    def deposit(self, rotation: F32, weight: NDArray[np.float64], amplitude: NDArray[np.float64]) -> None:
+        """Lay poses (J, 3, 3) with weights (J,) on the directions."""
+        kernels.deposit(rotation, weight, self.node, self.rotation, self.m, self.scale, amplitude)
 
-        The volume is given as one private grid per thread, to be summed by the caller.
-        """
-        amplitude = np.zeros((len(self.rotation), self.merge_basis.shape[1]))
-        for node, share, basis in self._corners(rotation):
-            for column in range(amplitude.shape[1]):
-                amplitude[:, column] += np.bincount(node, weight * share * basis[:, column], len(self.rotation))
-        lit = np.flatnonzero(amplitude[:, 0] > 0)
-        amplitude = amplitude[lit].astype(np.float32)
+    def spread(
+        self, amplitudes: list[NDArray[np.float64]], grids: list[F32], edge: int, threads: int
+    ) -> Generator[None, None, None]:  # fmt: skip
+        """Add the exposure behind each of `amplitudes` to its own volume (the adjoint of `totals`), step by step."""
 
-        def scatter(job: tuple[int, F32]) -> None:
-            first, grid = job
-            for part in chunks(len(lit), 256)[first :: len(grids)]:
-                value = amplitude[part] @ self.merge_basis.T
-                kernels.scatter(self.rotation[lit[part]], self.point, value, grid, edge)
+        def scatter(job: tuple[NDArray[np.float64], F32, slice]) -> None:
+            amplitude, grid, part = job
+            lit = np.flatnonzero(amplitude[part, 0] > 0) + part.start
+            value = amplitude[lit].astype(np.float32) @ self.merge_basis.T
+            kernels.scatter(self.rotation[lit], self.point, value, grid, edge)
 
-        in_threads(scatter, list(enumerate(grids)), len(grids))
-
-    def _corners(self, rotation: F32) -> Any:
-        """Trilinear neighbours of each viewing direction: node, share, and in-plane harmonics relative to its frame."""
-        position = rotation[:, :, 2].astype(np.float64) * self.scale + (self.m - 1) / 2
-        base = position.astype(int)
-        f = position - base
-        for corner in range(8):
-            d = np.array([corner & 1, corner >> 1 & 1, corner >> 2])
-            share = np.prod(np.where(d, f, 1 - f), axis=1)
-            x, y, z = (base + d).T
-            node = self.node[(z * self.m + y) * self.m + x]
-            basis = np.ones((len(rotation), 1 + 2 * self.harmonics))
-            if self.harmonics:
-                a = np.einsum("jki,jkl->jil", self.rotation[node][:, :, :2], rotation[:, :, :2])
-                alpha = np.arctan2(a[:, 1, 0] - a[:, 0, 1], a[:, 0, 0] + a[:, 1, 1])
-                for k in range(1, self.harmonics + 1):
-                    basis[:, 2 * k - 1], basis[:, 2 * k] = np.cos(k * alpha), np.sin(k * alpha)
-            yield node, share, basis
+        for part in chunks(len(self.rotation), DIRECTIONS_PER_STEP):
+            in_threads(scatter, [(a, g, part) for a, g in zip(amplitudes, grids, strict=True)], threads)
+            yield
 
 
-def _ring_moment(ring: NDArray[Any], weight: NDArray[Any], phase: NDArray[Any]) -> NDArray[np.complex128]:
-    """Σ over each ring's pixels of weight · e^{i phase}."""
-    return np.asarray(np.bincount(ring, weight * np.cos(phase)) + 1j * np.bincount(ring, weight * np.sin(phase)))
+def _ring_moments(
+    ring: NDArray[np.int64], weight: NDArray[np.floating], azimuth: NDArray[np.float64]
+) -> NDArray[np.complex128]:
+    """(1 + MOST_HARMONICS, rings) Σ over each ring's pixels of weight · e^{ikφ}."""
+    phase = np.arange(MOST_HARMONICS + 1)[:, None] * azimuth
+    return np.array([np.bincount(ring, weight * np.cos(p)) + 1j * np.bincount(ring, weight * np.sin(p)) for p in phase])

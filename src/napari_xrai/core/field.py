@@ -5,7 +5,7 @@ V(q) = Ī(|q|) · ratio(q): the radial mean Ī carries the dynamic range, the ra
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from scipy.ndimage import gaussian_filter1d
 from .pixels import Pixels
 
 F32 = NDArray[np.float32]
+
+UNMEASURED = 1e-6
+"""Expected photons below which a voxel counts as never seen."""
 
 DARKEST = 0.02
 """Smallest ratio that scoring believes: keeps log V finite where few photons have fallen."""
@@ -27,11 +30,11 @@ class IntensityField(Protocol):
     """V/Ī on the (edge³) grid, flat (z, y, x), Friedel-symmetric, positive."""
 
     def update(self, photons: F32, exposure: F32) -> None:
-        """Explain `photons` seen under `exposure` (both (edge³): Σ of poses' photons, and photons expected at ratio 1)."""
+        """Explain `photons` seen under `exposure`, both (edge³): counted, and expected at ratio 1."""
         ...
 
     def log_grid(self) -> F32:
-        """log ratio, bounded below: what photons are scored against."""
+        """Log ratio, bounded below: what photons are scored against."""
         ...
 
     def volume(self) -> F32:
@@ -42,7 +45,7 @@ class IntensityField(Protocol):
 class RadialProfile:
     """Ī(|q|): mean photons per pixel of response 1, by shells of one voxel, linear between them."""
 
-    def __init__(self, pixels: Pixels, photons: NDArray[np.float64], n_frames: int) -> None:
+    def __init__(self, pixels: Pixels, photons: NDArray[Any], n_frames: int) -> None:
         radius = np.linalg.norm(pixels.q, axis=1)
         shell = np.rint(radius).astype(int)
         length = shell.max() + 4
@@ -52,14 +55,15 @@ class RadialProfile:
         floor = value[seen & (value > 0)].min()
         self.value = np.interp(np.arange(length), np.flatnonzero(seen), np.maximum(value[seen], floor))
 
-    def __call__(self, radius: NDArray[np.floating]) -> NDArray[np.float64]:
-        return np.interp(radius, np.arange(len(self.value)), self.value)
+    def __call__(self, radius: NDArray[Any]) -> NDArray[np.float64]:
+        """Ī at `radius` (any shape), voxels."""
+        return np.asarray(np.interp(radius, np.arange(len(self.value)), self.value))
 
 
 def grid_radius(edge: int) -> NDArray[np.float64]:
     """(edge³) distance of each voxel from q = 0, in voxels."""
     axis = np.arange(edge) - edge // 2
-    return np.sqrt((axis**2)[:, None, None] + (axis**2)[:, None] + axis**2).reshape(-1)
+    return np.asarray(np.sqrt((axis**2)[:, None, None] + (axis**2)[:, None] + axis**2).reshape(-1))
 
 
 def friedel_sum(grid: F32) -> F32:
@@ -94,24 +98,36 @@ class VoxelField:
         self.exposure: F32 = np.zeros_like(self.ratio)
 
     def update(self, photons: F32, exposure: F32) -> None:
+        """Explain `photons` seen under `exposure` (edge³) in closed form."""
+        self.ratio = self.estimate(photons, exposure)
+        self.exposure = friedel_sum(exposure)
+
+    def estimate(self, photons: F32, exposure: F32) -> F32:
+        """(edge³) ratio that explains `photons` under `exposure`; the field itself stays as it is."""
         photons, exposure = friedel_sum(photons), friedel_sum(exposure)
         smooth_photons, smooth_exposure = self._smooth(photons), self._smooth(exposure)
         trust = np.minimum(smooth_exposure, exposure)
         trust /= trust + self.photons_to_trust
         raw = (photons + 0.5) / (exposure + 0.5)
         smooth = (smooth_photons + 0.5) / (smooth_exposure + 0.5)
-        self.ratio = trust * raw + (1 - trust) * smooth
-        self.exposure = exposure
+        return np.asarray(trust * raw + (1 - trust) * smooth, np.float32)
 
     def _smooth(self, grid: F32) -> F32:
-        cube = grid.reshape(self.edge, self.edge, self.edge)
+        cube: NDArray[Any] = grid.reshape(self.edge, self.edge, self.edge)
         for axis in range(3):
             cube = gaussian_filter1d(cube, self.smoothing, axis=axis, mode="nearest", truncate=2.5)
         return np.asarray(cube.reshape(-1), np.float32)
 
     def log_grid(self) -> F32:
+        """(edge³) log ratio, bounded below: what photons are scored against."""
         return np.log(np.maximum(self.ratio, DARKEST))
 
     def volume(self) -> F32:
-        value = np.where(self.exposure > 0, self.ratio * self.profile_grid, 0)
-        return value.astype(np.float32).reshape(self.edge, self.edge, self.edge)
+        """(edge, edge, edge) V(q): mean photons on a pixel of mean response at mean fluence; 0 where unmeasured."""
+        value = np.where(self.exposure > UNMEASURED, self.ratio * self.profile_grid, np.float32(0))
+        return value.reshape(self.edge, self.edge, self.edge)
+
+    def weight(self) -> F32:
+        """(edge, edge, edge) photons expected behind each voxel; 0 where nothing was measured."""
+        value = np.where(self.exposure > UNMEASURED, self.exposure, np.float32(0))
+        return value.reshape(self.edge, self.edge, self.edge)

@@ -1,7 +1,8 @@
 """The inner loops on the CPU, compiled: trilinear gather and scatter, and the likelihood of sparse frames.
 
 Every kernel is serial and releases the GIL; callers split frames over threads. The physics is stated, and tested,
-where the kernels are called (`field`, `likelihood`). Volumes are flat (z, y, x) grids of odd edge `n`, with q = 0 in the middle.
+where the kernels are called (`exposure`, `likelihood`). Volumes are flat (z, y, x) grids of odd edge `n`, with q = 0 in
+the middle.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def scatter(rotation, point, value, grid, n):  # type: ignore[no-untyped-def]
 
 @_njit
 def scatter_photons(rotation, frame, weight, q, start, stop, pixel, count, grid, n):  # type: ignore[no-untyped-def]
-    """grid += photons of frame[j] at rotation[j], times weight[j]."""
+    """Grid += photons of frame[j] at rotation[j], times weight[j]."""
     half = (n - 1) * 0.5
     for j in range(len(frame)):
         w = weight[j]
@@ -98,7 +99,7 @@ def scatter_photons(rotation, frame, weight, q, start, stop, pixel, count, grid,
 
 @_njit
 def rotate(omega, r, out):  # type: ignore[no-untyped-def]
-    """out = exp(omega) · r (Rodrigues)."""
+    """Out = exp(omega) · r (Rodrigues)."""
     a, b, c = omega[0], omega[1], omega[2]
     t2 = a * a + b * b + c * c
     t = math.sqrt(t2)
@@ -169,8 +170,19 @@ def photon_term(r, q, start, stop, pixel, count, log_grid, n, gradient, fisher, 
 
 
 @_njit
-def expected_total(r, table, node, frame_of_node, m, scale):  # type: ignore[no-untyped-def]
-    """Expected photons at pose r: `ExposureTable` interpolated over the viewing direction, with its in-plane harmonics."""
+def in_plane(d, r):  # type: ignore[no-untyped-def]
+    """Cosine and sine of α in r ≈ d · Rz(α), for two rotations that look nearly the same way."""
+    c = d[0, 0] * r[0, 0] + d[1, 0] * r[1, 0] + d[2, 0] * r[2, 0]
+    c += d[0, 1] * r[0, 1] + d[1, 1] * r[1, 1] + d[2, 1] * r[2, 1]
+    s = d[0, 1] * r[0, 0] + d[1, 1] * r[1, 0] + d[2, 1] * r[2, 0]
+    s -= d[0, 0] * r[0, 1] + d[1, 0] * r[1, 1] + d[2, 0] * r[2, 1]
+    length = math.sqrt(c * c + s * s) + 1e-12
+    return c / length, s / length
+
+
+@_njit
+def expected_total(r, table, node, node_rotation, m, scale):  # type: ignore[no-untyped-def]
+    """Expected photons at pose r: an `ExposureTable` interpolated over directions, in-plane harmonics included."""
     half = (m - 1) * 0.5
     x, y, z = r[0, 2] * scale + half, r[1, 2] * scale + half, r[2, 2] * scale + half
     ix, iy, iz = int(x), int(y), int(z)
@@ -183,19 +195,44 @@ def expected_total(r, table, node, frame_of_node, m, scale):  # type: ignore[no-
         j = node[((iz + dz) * m + iy + dy) * m + ix + dx]
         value = table[j, 0]
         if harmonics > 0:
-            d = frame_of_node[j]
-            c = d[0, 0] * r[0, 0] + d[1, 0] * r[1, 0] + d[2, 0] * r[2, 0]
-            c += d[0, 1] * r[0, 1] + d[1, 1] * r[1, 1] + d[2, 1] * r[2, 1]
-            s = d[0, 1] * r[0, 0] + d[1, 1] * r[1, 0] + d[2, 1] * r[2, 0]
-            s -= d[0, 0] * r[0, 1] + d[1, 0] * r[1, 1] + d[2, 0] * r[2, 1]
-            length = math.sqrt(c * c + s * s) + 1e-12
-            c, s = c / length, s / length
+            c, s = in_plane(node_rotation[j], r)
             ck, sk = 1.0, 0.0
             for k in range(harmonics):
                 ck, sk = ck * c - sk * s, ck * s + sk * c
                 value += table[j, 1 + 2 * k] * ck + table[j, 2 + 2 * k] * sk
         total += w * value
     return total
+
+
+@_njit
+def expected_totals(rotation, table, node, node_rotation, m, scale, out):  # type: ignore[no-untyped-def]
+    """`expected_total` of many poses."""
+    for i in range(len(rotation)):
+        out[i] = expected_total(rotation[i], table, node, node_rotation, m, scale)
+
+
+@_njit
+def deposit(rotation, weight, node, node_rotation, m, scale, amplitude):  # type: ignore[no-untyped-def]
+    """The adjoint of `expected_total`: amplitude (nodes, 1 + 2K) += poses with their weights."""
+    half = (m - 1) * 0.5
+    harmonics = (amplitude.shape[1] - 1) // 2
+    for i in range(len(rotation)):
+        r = rotation[i]
+        x, y, z = r[0, 2] * scale + half, r[1, 2] * scale + half, r[2, 2] * scale + half
+        ix, iy, iz = int(x), int(y), int(z)
+        fx, fy, fz = x - ix, y - iy, z - iz
+        for corner in range(8):
+            dx, dy, dz = corner & 1, (corner >> 1) & 1, corner >> 2
+            w = (fx if dx else 1 - fx) * (fy if dy else 1 - fy) * (fz if dz else 1 - fz) * weight[i]
+            j = node[((iz + dz) * m + iy + dy) * m + ix + dx]
+            amplitude[j, 0] += w
+            if harmonics > 0:
+                c, s = in_plane(node_rotation[j], r)
+                ck, sk = 1.0, 0.0
+                for k in range(harmonics):
+                    ck, sk = ck * c - sk * s, ck * s + sk * c
+                    amplitude[j, 1 + 2 * k] += w * ck
+                    amplitude[j, 2 + 2 * k] += w * sk
 
 
 @_njit
@@ -261,7 +298,7 @@ def back_substitute(c, y, out):  # type: ignore[no-untyped-def]
 
 @_njit
 def newton_step(c, g, longest, out):  # type: ignore[no-untyped-def]
-    """out = (c cᵀ)⁻¹ g, no longer than `longest`; its length is returned."""
+    """Out = (c cᵀ)⁻¹ g, no longer than `longest`; its length is returned."""
     y = np.empty(3)
     y[0] = g[0] / c[0, 0]
     y[1] = (g[1] - c[1, 0] * y[0]) / c[1, 1]
@@ -279,10 +316,10 @@ PRIOR = 1.0
 
 
 @_njit
-def refine(
+def refine(  # type: ignore[no-untyped-def]
     candidate, start, stop, photons, q, pixel, count, log_grid, n, tab, nod, fon, m, scale, shape,
     steps, longest, fisher_out, out,
-):  # fmt: skip  # type: ignore[no-untyped-def]
+):  # fmt: skip
     """Levenberg–Marquardt on SO(3) from every candidate, in place; out[f, c] = log-likelihood reached."""
     g, g_new, omega = np.zeros(3), np.zeros(3), np.zeros(3)
     h, h_new, chol, trial, r = np.zeros((3, 3)), np.zeros((3, 3)), np.zeros((3, 3)), np.zeros((3, 3)), np.zeros((3, 3))
@@ -333,11 +370,11 @@ def refine(
 
 
 @_njit
-def sample_modes(
+def sample_modes(  # type: ignore[no-untyped-def]
     mode, fisher, start, stop, photons, q, pixel, count, log_grid, n, tab, nod, fon, m, scale, shape,
     beta, noise, sample, weight,
-):  # fmt: skip  # type: ignore[no-untyped-def]
-    """Samples of each mode's Laplace posterior at inverse temperature `beta`, importance-weighted to sum to 1 per frame."""
+):  # fmt: skip
+    """Samples of each mode's Laplace posterior at inverse temperature `beta`; a frame's weights sum to 1."""
     g, omega = np.zeros(3), np.zeros(3)
     h, chol = np.zeros((3, 3)), np.zeros((3, 3))
     per_mode = noise.shape[2]

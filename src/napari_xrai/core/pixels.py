@@ -92,12 +92,12 @@ class SparsePhotons:
     def stops(self, n_pixels: int) -> NDArray[np.int64]:
         """(N,) end of each frame's photons on the first `n_pixels` pixels."""
         below = np.concatenate([[0], np.cumsum(self.pixel < n_pixels)])
-        return self.start[:-1] + below[self.start[1:]] - below[self.start[:-1]]
+        return np.asarray(self.start[:-1] + below[self.start[1:]] - below[self.start[:-1]])
 
     def totals(self, n_pixels: int) -> NDArray[np.float32]:
         """(N,) photons of each frame on the first `n_pixels` pixels."""
         photons = np.concatenate([[0.0], np.cumsum(self.count * (self.pixel < n_pixels), dtype=np.float64)])
-        return (photons[self.start[1:]] - photons[self.start[:-1]]).astype(np.float32)
+        return np.asarray(photons[self.start[1:]] - photons[self.start[:-1]], np.float32)
 
     def dense(self, n_pixels: int) -> NDArray[np.float32]:
         """(N, n_pixels) photons on the first `n_pixels` pixels."""

@@ -114,7 +114,8 @@ class PolarSearch:
         """(directions, angles) photons expected in all: the correlation of the template with the brightness."""
         rings = torch.fft.rfft(template.view(-1, self.n_rings, self.n_angles), dim=-1)
         bright = torch.fft.rfft(self.brightness.view(self.n_rings, self.n_angles), dim=-1)
-        return torch.fft.irfft((rings.conj() * bright).sum(1), n=self.n_angles, dim=-1).clamp(min=1e-6)
+        total: torch.Tensor = torch.fft.irfft((rings.conj() * bright).sum(1), n=self.n_angles, dim=-1)
+        return total.clamp(min=1e-6)
 
     def log_likelihood(self, photons: torch.Tensor) -> torch.Tensor:
         """(B, directions, angles) log-likelihood of frames `photons` (B, n_pixels), up to a constant per frame."""
@@ -149,7 +150,8 @@ class PolarSearch:
             turned = torch.einsum("b,bda->da", photons.sum(1) + self.shape, posterior) / (self.total + self.shape)
         bright = torch.fft.rfft(self.brightness.view(self.n_rings, self.n_angles), dim=-1)
         wave = torch.fft.rfft(turned, dim=-1).conj()[:, None] * bright
-        return torch.fft.irfft(wave, n=self.n_angles, dim=-1).clamp(min=0).flatten(1)
+        exposure: torch.Tensor = torch.fft.irfft(wave, n=self.n_angles, dim=-1)
+        return exposure.clamp(min=0).flatten(1)
 
     def pose(self, direction: NDArray[np.int64], angle: NDArray[np.int64]) -> F32:
         """(…, 3, 3) rotations lab → particle of template `direction` seen at in-plane step `angle`."""

@@ -1,0 +1,51 @@
+"""What the frames seen so far say about each voxel: photons, and the exposure under which they were counted."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import kernels
+from .exposure import ExposureTable
+from .pixels import Pixels, SparsePhotons
+from .workers import in_threads
+
+F32 = NDArray[np.float32]
+
+
+class Evidence:
+    """Photons and exposure in 3D, in two halves by even and odd source position, so that one can check the other.
+
+    Poses are laid on the direction table as they come; their exposure is spread to the volume once, when asked for.
+    """
+
+    def __init__(self, pixels: Pixels, exposure: ExposureTable, threads: int) -> None:
+        self.pixels, self.exposure, self.threads = pixels, exposure, threads
+        self.photons = [np.zeros(pixels.edge**3, np.float32) for _ in range(2)]
+        self.amplitude = [exposure.amplitudes() for _ in range(2)]
+
+    def add(
+        self, photons: SparsePhotons, row: NDArray[np.int64], rotation: F32,
+        weight: NDArray[np.float64], fluence: NDArray[np.float64],
+    ) -> None:  # fmt: skip
+        """Merge frames `row` (J,) of a batch at `rotation` (J, 3, 3) with posterior `weight` and `fluence` (J,)."""
+        odd = photons.index[row] % 2
+
+        def merge(half: int) -> None:
+            mine = odd == half
+            kernels.scatter_photons(
+                rotation[mine], row[mine], weight[mine], self.pixels.q,
+                photons.start[:-1], photons.start[1:], photons.pixel, photons.count,
+                self.photons[half], self.pixels.edge,
+            )  # fmt: skip
+            self.exposure.deposit(rotation[mine], weight[mine] * fluence[mine], self.amplitude[half])
+
+        in_threads(merge, (0, 1), self.threads)
+
+    def volumes(self) -> Generator[None, None, tuple[list[F32], list[F32]]]:
+        """Return photons and exposure of both halves, each (edge³); yields between steps of work."""
+        exposed = [np.zeros_like(grid) for grid in self.photons]
+        yield from self.exposure.spread(self.amplitude, exposed, self.pixels.edge, self.threads)
+        return self.photons, exposed

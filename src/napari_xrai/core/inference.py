@@ -1,0 +1,97 @@
+"""Poses of real frames: candidates, then scoring, second-order refinement and sampling of every mode kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .frame_table import FrameTable
+from .likelihood import PoseLikelihood
+from .pixels import SparsePhotons
+from .search import PolarSearch
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+RZ_PI = np.diag([-1.0, -1.0, 1.0]).astype(np.float32)
+"""Turns a frame by 180°: on a flat Ewald sphere R and R·Rz(π) give the same frame, so both are always candidates."""
+
+DIRECTIONS_KEPT = 6
+CANDIDATES_REFINED = 3
+SAMPLES_PER_MODE = 2
+SAME_MODE = np.cos(np.radians(10.0))
+
+
+@dataclass(frozen=True, eq=False)
+class Inferred:
+    """What a batch of N frames says about its poses.
+
+    Parameters
+    ----------
+    rotation : (N, 3, 3) float32
+        Most likely pose.
+    log_likelihood, confidence : (N,) float64
+        At it; and the part of the posterior within 10° of it, modulo Rz(π).
+    row : (J,) int64
+        Frame of each posterior sample.
+    sample : (J, 3, 3) float32
+    weight : (J,) float64
+        Summing to 1 over the samples of a frame.
+    """
+
+    rotation: F32
+    log_likelihood: F64
+    confidence: F64
+    row: NDArray[np.int64]
+    sample: F32
+    weight: F64
+
+
+def infer_poses(
+    photons: SparsePhotons, likelihood: PoseLikelihood, search: PolarSearch | None, table: FrameTable, beta: float,
+    rng: np.random.Generator,
+) -> Inferred:  # fmt: skip
+    """Find the poses of a batch under the present field.
+
+    Candidates are the best directions of the low-resolution search (where one is given) and the frame's last pose, each
+    with its half-turn; the likeliest few are refined on the photons at full resolution.
+    """
+    candidate = candidates(photons, search, table)
+    if candidate.shape[1] > CANDIDATES_REFINED:
+        best = np.argsort(-likelihood.score(photons, candidate), 1)[:, :CANDIDATES_REFINED]
+        candidate = np.take_along_axis(candidate, best[:, :, None, None], 1)
+    mode, fisher, value = likelihood.refine(photons, np.ascontiguousarray(candidate))
+    noise = rng.normal(size=(*mode.shape[:2], SAMPLES_PER_MODE, 3))
+    sample, weight = likelihood.sample(photons, mode, fisher, beta, noise)
+    winner = value.argmax(1)
+    rotation = mode[np.arange(len(photons)), winner]
+    kept = weight > 0
+    return Inferred(
+        rotation=rotation,
+        log_likelihood=value.max(1),
+        confidence=(weight * same_mode(sample, rotation[:, None])).sum(1),
+        row=np.repeat(np.arange(len(photons)), kept.sum(1)),
+        sample=sample[kept],
+        weight=weight[kept],
+    )
+
+
+def candidates(photons: SparsePhotons, search: PolarSearch | None, table: FrameTable) -> F32:
+    """(N, C, 3, 3) poses worth scoring."""
+    last, known = table.rotation(photons.index)
+    if search is None:
+        return np.stack([last, last @ RZ_PI], 1)
+    found = search.best(torch.from_numpy(photons.dense(search.n_pixels)), DIRECTIONS_KEPT)
+    found = np.concatenate([found, found @ RZ_PI], 1)
+    return np.concatenate([found, last[:, None]], 1) if known.any() else found
+
+
+def same_mode(a: F32, b: F32) -> NDArray[np.bool_]:
+    """Whether rotations a and b (…, 3, 3) lie within 10° of each other, modulo Rz(π) on the frame's side."""
+    diagonal = np.einsum("...ij,...ij->...j", a, b)
+    half_turned = diagonal @ np.diagonal(RZ_PI)
+    trace = np.maximum(diagonal.sum(-1), half_turned)
+    return np.asarray((trace - 1) / 2 > SAME_MODE)

@@ -1,0 +1,464 @@
+"""The loop: bootstraps until two agree; then search, refine and merge at a resolution that grows with the evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .agreement import intensity_agreement
+from .bootstrap import bootstrap
+from .evidence import Evidence
+from .exposure import ExposureTable
+from .field import DARKEST, RadialProfile, VoxelField
+from .frame_table import FrameTable
+from .frames import Detector, Frames, Progress, Snapshot, Verdict, Volume
+from .inference import infer_poses, same_mode
+from .likelihood import PoseLikelihood, gamma_shape
+from .pixels import SparsePhotons, pixels_of
+from .resolution import ShellCurve, crossing, shell_correlation
+from .search import PolarSearch
+from .speckle import measure_speckle
+from .workers import chunks
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+BatchReader = Callable[[int, int], Iterator[Frames]]
+"""``batches(size, start)``: read the stream from frame `start` on, `size` frames at a time."""
+
+BATCH_SIZE = 200
+RESERVOIR_FRAMES = 4000
+RESERVOIR_PHOTONS = 8_000_000
+"""What the bootstraps run on; frames beyond are only ever seen as batches."""
+
+# Lengths in speckles (1/diameter), sampling in orientations per speckle: where klh1 (a 270 Å particle simulated at 497
+# photons/frame) converges most often. A start at 2.2 speckles gets stuck, one at 1.3 mostly too.
+START_RADIUS = 1.585
+FEWEST_RINGS = 0.95
+MARCH = 0.5
+SEARCH_RADIUS = 1.9
+SEARCH_SAMPLING = 3.8
+SMOOTHING = 0.11
+
+MOST_STARTS = 5
+PASSES_PER_START = 2
+AGREEMENT = 0.9
+"""Two starts whose intensities correlate so well, after rotation, have found the same particle."""
+
+UPDATES = 10
+MARCHING_UPDATES = 6
+FRAMES_PER_UPDATE = 4000
+FIRST_BETA = 0.5
+"""Inverse temperature of the march's first posteriors; it rises to 1."""
+SUPPORTED = 0.15
+"""Half-set shell correlation that lets the resolution grow past a shell."""
+
+SETTLED = 0.75
+"""Part of the poses that stay within 10° from pass to pass once the particle is found."""
+
+SHARE_OF_STARTS = 0.5
+LIVE_POSES = 5000
+RESOLVED = 0.5
+
+
+@dataclass(frozen=True)
+class ReconstructionSettings:
+    """How to run; None and "auto" mean: from the data.
+
+    Parameters
+    ----------
+    passes : int or None
+        Passes over the frames after the starts.
+    seed : int
+        Equal seeds give equal results on the same CPU.
+    fluence : "auto", "profiled" or "fixed"
+        Fluence per frame: its spread measured and integrated over, fitted freely, or equal for all.
+    threads : int
+        CPU threads.
+    """
+
+    passes: int | None = None
+    seed: int = 0
+    fluence: str = "auto"
+    threads: int = 1
+
+
+class Reconstruction:
+    """Frames in, snapshots out.
+
+    Parameters
+    ----------
+    detector : Detector
+    settings : ReconstructionSettings
+    n_frames : int or None
+        Frames in the stream, where its end is known.
+
+    Raises
+    ------
+    ValueError
+        Where the mask leaves too few pixels.
+    """
+
+    batch_size = BATCH_SIZE
+
+    def __init__(self, detector: Detector, settings: ReconstructionSettings, n_frames: int | None) -> None:
+        self.settings, self.n_frames = settings, n_frames
+        self.pixels = pixels_of(detector)
+        self.table = FrameTable(n_frames or 0)
+        self.rng = np.random.default_rng(settings.seed)
+        self.facts: dict[str, str] = {}
+        self.history: dict[str, list[float]] = {"frames_seen": [], "log_likelihood": [], "resolution_q": []}
+        self.field: VoxelField | None = None
+        self.carried: tuple[list[F32], list[F32]] | None = None
+        self.halves: ShellCurve | None = None
+        self.phase, self.fraction, self.seen = "reading frames", 0.0, 0
+        self.passes_done = self.updates = 0
+        self.begun = False
+        self.restored: tuple[F32, F32] | None = None
+        self.radius = self.agreement = self.settled = 0.0
+        self.fluence_shape = float("inf")
+
+    # ---------------------------------------------------------------- the loop
+
+    def run(self, batches: BatchReader) -> Iterator[Progress]:
+        """Reconstruct; yields about every 100 ms, and ends when done.
+
+        Close the generator to stop: the best result so far stays in `snapshot`. Called after `restore`, it goes on.
+
+        Raises
+        ------
+        ValueError
+            Where the stream holds no frame with photons on usable pixels.
+        """
+        torch.set_num_threads(self.settings.threads)
+        reservoir, whole = yield from self._gather(batches)
+        self._measure(reservoir)
+        if not self.begun:
+            yield from self._begin(reservoir)
+            self.begun = True
+        elif self.restored is not None:
+            self.field = self._new_field(np.random.default_rng(0))
+            self.field.ratio, self.field.exposure = self.restored
+            self.restored = None
+        n_frames = len(reservoir) if whole else self.n_frames
+        total = self._passes(n_frames)
+        while self.passes_done < total:
+            stream = _batches_of(reservoir) if whole else map(self._receive, batches(BATCH_SIZE, 0))
+            self.phase = f"pass {self.passes_done + 1} of {total}"
+            start = SHARE_OF_STARTS + (1 - SHARE_OF_STARTS) * self.passes_done / total
+            span = (1 - SHARE_OF_STARTS) / total
+            searching = self.passes_done < total - 1
+            yield from self._pass(stream, n_frames or len(reservoir), searching, start, span)
+            self.passes_done += 1
+        self.phase, self.fraction = "done", 1.0
+        yield self.progress()
+
+    def _gather(self, batches: BatchReader) -> Generator[Progress, None, tuple[SparsePhotons, bool]]:
+        """Read the first frames into the reservoir; also returns whether that was the whole stream."""
+        parts: list[SparsePhotons] = []
+        frames = photons = 0
+        for batch in batches(BATCH_SIZE, 0):
+            if frames >= RESERVOIR_FRAMES or photons >= RESERVOIR_PHOTONS:
+                return SparsePhotons.concatenate(parts), False
+            parts.append(self._receive(batch))
+            frames, photons = frames + len(parts[-1]), photons + len(parts[-1].pixel)
+            yield self.progress()
+        if photons == 0:
+            raise ValueError("no frame has a photon on a usable pixel: check the frames and the mask")
+        return SparsePhotons.concatenate(parts), True
+
+    def _receive(self, frames: Frames) -> SparsePhotons:
+        """Note a batch's arrival; its hits, as sparse photons on usable pixels."""
+        photons = self.pixels.sparse(frames)
+        empty = photons.totals(self.pixels.n_orient) == 0
+        self.table.receive(photons.index, empty)
+        return photons.take(np.flatnonzero(~empty)) if empty.any() else photons
+
+    def _measure(self, reservoir: SparsePhotons) -> None:
+        """Choose everything that comes from the data, and say what was chosen."""
+        pixels = self.pixels
+        counts = np.bincount(reservoir.pixel, reservoir.count, len(pixels.rho))
+        self.profile = RadialProfile(pixels, counts, len(reservoir))
+        self.brightness = (pixels.response * self.profile(np.linalg.norm(pixels.q, axis=1))).astype(np.float32)
+        self.exposure = ExposureTable(pixels, self.brightness)
+        self.speckle = measure_speckle(pixels, reservoir)
+        size = self.speckle.size
+        self.start_radius = min(
+            max(START_RADIUS * size, pixels.inner_radius + FEWEST_RINGS * size), pixels.orient_radius
+        )
+        if not self.begun:
+            given = {"fixed": float("inf"), "profiled": 0.0}
+            self.fluence_shape = given.get(self.settings.fluence, self.speckle.fluence_shape)
+        unit = pixels.voxel_size
+        length = "Å" if pixels.units == "1/angstrom" else "/voxel"
+        self.facts.update({
+            "diameter": f"{self.speckle.diameter / unit:.3g} {length}",
+            "start": f"{1 / (self.start_radius * unit):.3g} {length}",
+            "edge resolution": f"{1 / (pixels.orient_radius * unit):.3g} {length}",
+            "volume": f"{pixels.edge}³ voxels",
+            "batch": f"{BATCH_SIZE} frames",
+        })  # fmt: skip
+
+    def _new_field(self, rng: np.random.Generator) -> VoxelField:
+        return VoxelField(self.pixels, self.profile, rng, smoothing=SMOOTHING * self.speckle.size)
+
+    def _begin(self, reservoir: SparsePhotons) -> Generator[Progress, None, None]:
+        """Start from different noise until two starts find the same particle; the likeliest goes on."""
+        best = -np.inf
+        found: list[F32] = []
+        received = self.table
+        for start in range(MOST_STARTS):
+            rng = np.random.default_rng([self.settings.seed, start])
+            self.field, self.table, self.updates = self._new_field(rng), FrameTable(), 0
+            self.phase, self.radius, self.carried = f"start {start + 1}", self.start_radius, None
+            span = SHARE_OF_STARTS / 2 if start < 2 else 0.0
+            base = SHARE_OF_STARTS / 2 * min(start, 2)
+            for share in bootstrap(
+                self.field, self.pixels, self.brightness, reservoir, self.start_radius, self.speckle.diameter,
+                self.fluence_shape, rng, self.settings.threads,
+            ):  # fmt: skip
+                self.fraction = base + span * share * 0.6
+                yield self.progress()
+            for step in range(PASSES_PER_START):
+                part = span * 0.4 / PASSES_PER_START
+                yield from self._pass(
+                    _batches_of(reservoir), len(reservoir), True, base + 0.6 * span + part * step, part
+                )
+            likelihood = self.history["log_likelihood"][-1]
+            agreements = [self._agreement(ratio) for ratio in found]
+            found.append(self.field.ratio)
+            if likelihood > best:
+                best, kept = likelihood, (self.field, self.table, self.carried, self.radius)
+            if agreements and max(agreements) > AGREEMENT:
+                break
+        self.agreement = max(agreements, default=0.0)
+        self.field, self.table, self.carried, self.radius = kept
+        self.table.adopt(received)
+        self.facts["starts"] = f"{len(found)}, of which the best two agree to {self.agreement:.2f}"
+
+    def _agreement(self, ratio: F32) -> float:
+        assert self.field is not None
+        return intensity_agreement(self.field.ratio, ratio, self.pixels.edge, self.pixels.inner_radius, self.radius)
+
+    def _passes(self, n_frames: int | None) -> int:
+        """Passes that make `UPDATES` updates of the field, the starts' own included; never fewer than two."""
+        if self.settings.passes is not None:
+            return self.settings.passes
+        per_pass = max(1, round((n_frames or FRAMES_PER_UPDATE) / FRAMES_PER_UPDATE))
+        return max(2, -(-(UPDATES - PASSES_PER_START) // per_pass))
+
+    # ---------------------------------------------------------------- one pass
+
+    def _pass(
+        self, stream: Iterable[SparsePhotons], n_frames: int, searching: bool, start: float, span: float
+    ) -> Generator[Progress, None, None]:  # fmt: skip
+        """See every frame once: infer its pose, merge it; update the field at the end (long streams: and on the way)."""
+        evidence = Evidence(self.pixels, self.exposure, self.settings.threads)
+        previous = self.carried
+        done = fresh = 0
+        likelihood, search = yield from self._prepare(searching)
+        tally = np.zeros(8)
+        for photons in stream:
+            if fresh >= FRAMES_PER_UPDATE and n_frames - done > FRAMES_PER_UPDATE / 2:
+                yield from self._update(evidence, previous, 1 - done / n_frames, tally)
+                likelihood, search = yield from self._prepare(searching)
+                fresh, tally[:] = 0, 0
+            tally += self._merge(photons, likelihood, search, evidence)
+            done, fresh, self.seen = done + len(photons), fresh + len(photons), self.seen + len(photons)
+            self.fraction = start + span * min(1.0, done / n_frames)
+            yield self.progress()
+        yield from self._update(evidence, None, 0.0, tally)
+
+    def _prepare(self, searching: bool) -> Generator[Progress, None, tuple[PoseLikelihood, PolarSearch | None]]:
+        """The likelihood under the present field and resolution, and templates for the search."""
+        assert self.field is not None
+        field, threads = self.field, self.settings.threads
+        making = self.exposure.totals(field.ratio, field.edge, self.radius, threads)
+        table = yield from self._with_progress(making)
+        likelihood = PoseLikelihood(
+            self.pixels, self.exposure, field.log_grid(), table, self.radius, self.fluence_shape, threads
+        )
+        if not searching:
+            return likelihood, None
+        radius = min(SEARCH_RADIUS * self.speckle.size, self.radius)
+        radius = max(radius, self.start_radius)
+        search = PolarSearch(self.pixels, self.brightness, radius, SEARCH_SAMPLING * self.speckle.diameter)
+        search.set_field(field.ratio, field.edge, self.fluence_shape, self.rng, DARKEST, threads)
+        return likelihood, search
+
+    def _with_progress(self, work: Generator[None, None, Any]) -> Generator[Progress, None, Any]:
+        """Run work that yields nothing of interest, yielding the present progress instead."""
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                return end.value
+            yield self.progress()
+
+    def _merge(
+        self, photons: SparsePhotons, likelihood: PoseLikelihood, search: PolarSearch | None, evidence: Evidence
+    ) -> F64:
+        """Infer a batch and lay it into the evidence.
+
+        Returns sums over the batch: frames, log-likelihood, frames whose pose stayed, and the moments K, S, K², KS, S²
+        of photons K counted and S expected.
+        """
+        last, known = self.table.rotation(photons.index)
+        beta = FIRST_BETA ** max(0.0, 1 - self.updates / MARCHING_UPDATES)
+        found = infer_poses(photons, likelihood, search, self.table, beta, self.rng)
+        totals = photons.totals(likelihood.n_pixels)
+        evidence.add(
+            photons, found.row, found.sample, found.weight, likelihood.fluence(found.sample, totals[found.row])
+        )
+        fluence = likelihood.fluence(found.rotation, totals)
+        self.table.put(photons.index, found.rotation, fluence, found.log_likelihood, found.confidence)
+        stayed = float((same_mode(last, found.rotation) & known).sum())
+        k, s = totals.astype(np.float64), likelihood.expected(found.rotation)
+        return np.array([len(k), found.log_likelihood.sum(), stayed, k.sum(), s.sum(), k @ k, k @ s, s @ s])
+
+    def _update(
+        self, evidence: Evidence, previous: tuple[list[F32], list[F32]] | None, share: float,
+        tally: F64,
+    ) -> Generator[Progress, None, None]:  # fmt: skip
+        """Explain the evidence: this pass's, and `share` of the previous pass's for frames not yet seen again."""
+        assert self.field is not None
+        photons, exposure = yield from self._with_progress(evidence.volumes())
+        if previous is not None:
+            scale = np.float32(share)
+            photons = [new + scale * old for new, old in zip(photons, previous[0], strict=True)]
+            exposure = [new + scale * old for new, old in zip(exposure, previous[1], strict=True)]
+        self.carried = photons, exposure
+        self.field.update(photons[0] + photons[1], exposure[0] + exposure[1])
+        yield self.progress()
+        self._compare_halves(photons, exposure)
+        self.updates += 1
+        frames, likelihood, stayed, *moments = tally
+        self.settled = stayed / frames
+        self.history["frames_seen"].append(float(self.seen))
+        self.history["log_likelihood"].append(likelihood / frames)
+        self.history["resolution_q"].append(self.resolution_q())
+        if self.settings.fluence == "auto" and self.begun:
+            self.fluence_shape = gamma_shape(*moments)
+            self.facts["fluence spread"] = f"{100 / np.sqrt(self.fluence_shape):.0f} %"
+        self._march()
+
+    def _compare_halves(self, photons: list[F32], exposure: list[F32]) -> None:
+        """Correlate the fields that even and odd frames make alone. They share poses: optimistic, and said so."""
+        assert self.field is not None
+        half = [self.field.estimate(p, e) for p, e in zip(photons, exposure, strict=True)]
+        cube = (self.pixels.edge,) * 3
+        volume = [Volume(h.reshape(cube), self.pixels.voxel_size, self.pixels.units) for h in half]
+        both = (np.minimum(exposure[0], exposure[1]) > 0).astype(np.float32)
+        self.halves = shell_correlation(volume[0], volume[1], (both * both[::-1]).reshape(cube))
+
+    def _march(self) -> None:
+        """Let the resolution grow by half a speckle, if the halves agree where it stands now."""
+        assert self.halves is not None
+        shell = min(int(self.radius), len(self.halves.value) - 1)
+        if self.halves.value[shell] > SUPPORTED:
+            self.radius = min(self.radius + MARCH * self.speckle.size, self.pixels.orient_radius)
+
+    # ---------------------------------------------------------------- what there is to see
+
+    def progress(self) -> Progress:
+        """Where the loop stands."""
+        return Progress(self.phase, self.fraction, self.seen, self.radius)
+
+    def resolution_q(self) -> float:
+        """|q| to which the halves agree to better than one half; NaN until there are halves."""
+        return crossing(self.halves, RESOLVED) if self.halves is not None else float("nan")
+
+    def snapshot(self, all_poses: bool = False) -> Snapshot | None:
+        """The result so far, or None before there is any.
+
+        Parameters
+        ----------
+        all_poses : bool
+            Every frame's pose and status, not an even sample of at most `LIVE_POSES`.
+        """
+        if self.field is None:
+            return None
+        pixels, resolved = self.pixels, self.resolution_q()
+        intensity, weight = self.field.volume(), self.field.weight()
+        verdict, reason = self.verdict()
+        shells = {"q": np.zeros(0), "half_cc": np.zeros(0)}
+        if self.halves is not None:
+            shells = {"q": self.halves.q, "half_cc": self.halves.value}
+        return Snapshot(
+            intensity=Volume(intensity, pixels.voxel_size, pixels.units),
+            weight=Volume(weight, pixels.voxel_size, pixels.units),
+            density=None,
+            poses=self.table.poses(None if all_poses else LIVE_POSES),
+            status=self.table.status.copy(),
+            history={name: np.array(values) for name, values in self.history.items()},
+            shells=shells,
+            counters=self.table.counters(),
+            progress=self.progress(),
+            resolution_A=1 / resolved if np.isfinite(resolved) and pixels.units == "1/angstrom" else None,
+            verdict=verdict,
+            reason=reason,
+            facts=dict(self.facts),
+        )
+
+    def verdict(self) -> tuple[Verdict, str]:
+        """One look, with the reason in words."""
+        disagree = self.passes_done > 0 and self.agreement < AGREEMENT
+        if self.phase != "done":
+            return "improving", f"{self.phase}: {self.settled:.0%} of the poses stayed within 10° at the last update"
+        if self.settled >= SETTLED and not disagree:
+            return (
+                "converged",
+                f"independent starts agree to {self.agreement:.2f}, {self.settled:.0%} of the poses stay",
+            )
+        if disagree:
+            return "failed", f"{MOST_STARTS} starts from different noise found different particles"
+        return "improving", f"only {self.settled:.0%} of the poses stayed at the last pass: give it more passes"
+
+    # ---------------------------------------------------------------- to continue later
+
+    def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Arrays, and a JSON-able rest, from which `restore` goes on after the last full pass; empty before the first."""
+        if self.field is None or self.carried is None or not self.begun:
+            return {}, {}
+        arrays = {"ratio": self.field.ratio, "exposure": self.field.exposure}
+        for half in range(2):
+            arrays[f"photons_{half}"], arrays[f"exposure_{half}"] = self.carried[0][half], self.carried[1][half]
+        arrays |= {f"frame_{name}": column[: self.table.length] for name, column in self.table.column.items()}
+        rest = {name: getattr(self, name) for name in CONTINUED}
+        return arrays, rest | {"rng": self.rng.bit_generator.state}
+
+    def restore(self, arrays: dict[str, NDArray[Any]], rest: dict[str, Any]) -> None:
+        """Take up a `state`; an empty one starts anew."""
+        if not arrays:
+            return
+        for name in CONTINUED:
+            setattr(self, name, rest[name])
+        self.rng.bit_generator.state = rest["rng"]
+        photons, exposure = ([arrays[f"{kind}_{half}"] for half in range(2)] for kind in ("photons", "exposure"))
+        self.carried = photons, exposure
+        self.table = FrameTable.of({n.removeprefix("frame_"): a for n, a in arrays.items() if n.startswith("frame_")})
+        self.restored = arrays["ratio"], arrays["exposure"]
+
+
+CONTINUED = (
+    "history",
+    "facts",
+    "passes_done",
+    "updates",
+    "radius",
+    "agreement",
+    "settled",
+    "seen",
+    "fluence_shape",
+    "begun",
+)
+"""Plain values of a `Reconstruction` that a state carries."""
+
+
+def _batches_of(photons: SparsePhotons) -> Iterator[SparsePhotons]:
+    for part in chunks(len(photons), BATCH_SIZE):
+        yield photons.take(np.arange(part.start, part.stop))
