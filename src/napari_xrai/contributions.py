@@ -71,9 +71,9 @@ def _give_to_panel(paths: Sequence[Path], *, only_if_open: bool = False) -> None
 
 def open_panel(viewer: Viewer) -> Any:
     """The viewer's panel, or None while it is not open."""
-    from qtpy.QtWidgets import QWidget
+    from .widgets.panel import ReconstructPanel
 
-    return viewer.window._qt_window.findChild(QWidget, "xrai-panel")
+    return next((w for w in viewer.window.dock_widgets.values() if isinstance(w, ReconstructPanel)), None)
 
 
 def show_panel(viewer: Viewer | None = None) -> Any:

@@ -348,14 +348,14 @@ class ResultLayers:
     def _look(self) -> None:
         """Turn the viewer to 3D and fit what there is of the result."""
         self.viewer.dims.ndisplay = 3
-        self.viewer.camera.angles = CAMERA_ANGLES
+        self.viewer.scene.camera.angles = CAMERA_ANGLES
         ours = [layer for layer in self.viewer.layers if layer.metadata.get(KEY) in (_shown(self.view), "density")]
         self.viewer.reset_view(layers=ours, reset_camera_angle=False)
-        self.viewer.camera.zoom *= 1.3  # napari leaves room for every way to turn
+        self.viewer.scene.camera.zoom *= 1.3  # napari leaves room for every way to turn
         self._camera = self._camera_now()
 
     def _camera_now(self) -> tuple[float, ...]:
-        camera = self.viewer.camera
+        camera = self.viewer.scene.camera
         return (*camera.center, camera.zoom, *camera.angles)
 
 

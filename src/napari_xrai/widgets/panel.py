@@ -57,7 +57,6 @@ class ReconstructPanel(Face):
         self._out_by_user = self._pausing = False
         self._queue: list[Path] = []
         self._reading = self._start_when_read = False
-        self._watched: list[QObject] = []
         self._view_chosen = False
         self._pull_timer = QTimer(self)
         self._pull_timer.setSingleShot(True)
@@ -421,10 +420,10 @@ class ReconstructPanel(Face):
         return parent
 
     def _watch(self) -> None:
+        """Hear when the dock or the window closes (to Qt, hearing twice is hearing once)."""
         for thing in (self._dock(), self.window()):
-            if thing is not None and thing is not self and thing not in self._watched:
+            if thing is not None and thing is not self:
                 thing.installEventFilter(self)
-                self._watched.append(thing)
 
 
 def _in_words(error: Exception) -> str:

@@ -222,4 +222,4 @@ def _give_way_to_the_window() -> None:
     """Let the window's threads go first: on Linux niceness belongs to the thread, and to those it starts."""
     if sys.platform == "linux":
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
