@@ -3,9 +3,13 @@
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from napari_xrai import session as session_module
+from napari_xrai.core.frames import HC_EV_A
+from napari_xrai.core.particle import builtin_particle
+from napari_xrai.core.simulate import Preset, simulate
 from napari_xrai.io.source import InputError
 from napari_xrai.run import read_run
 from napari_xrai.session import ReconstructionError, Session
@@ -187,6 +191,24 @@ def test_live_phasing_keeps_to_its_share(engine, tmp_path, monkeypatch):
     steps.close()
     assert len(live) >= 2
     assert sum(live) <= 0.1 * 1.5 + 0.1
+
+
+def test_the_real_engine_can_be_stopped_early_and_leaves_a_whole_run(tmp_path):
+    preset = Preset((24, 24), 3.2e-3, 0.3, HC_EV_A / 4.0, stop_radius_px=1.5, photons=1000)
+    detector, _, batches = simulate(builtin_particle("demo"), preset, n_frames=120)
+    source = ToySource(n_frames=120, side=24, detector=detector)
+    source.counts = np.concatenate([frames.dense() for frames in batches]).reshape(-1, 24, 24)
+    session = new_session(tmp_path / "run", source, threads=1)
+    steps = session.run()
+    for _ in steps:
+        if (snapshot := session.take_snapshot()) is not None and snapshot.progress.fraction > 0.02:
+            break
+    steps.close()
+    run = read_run(tmp_path / "run")
+    assert run.snapshot.intensity.data.max() > 0
+    assert np.isfinite(run.snapshot.intensity.data).all()
+    assert run.metrics[-1]["verdict"] == "improving"
+    assert (tmp_path / "run" / "intensity.mrc").exists()
 
 
 def test_a_device_that_cannot_be_used_is_named(tmp_path):

@@ -19,7 +19,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,12 @@ class RunFolder:
             self.clear()
         elif (self.path / METRICS).exists():
             _drop_torn_line(self.path / METRICS)
-        _write_file(self.path / SETTINGS, settings.model_dump_json(indent=1).encode())
+        try:
+            _write_file(self.path / SETTINGS, settings.model_dump_json(indent=1).encode())
+        except InputError:
+            with suppress(OSError):  # not empty: it was the user's before
+                self.path.rmdir()
+            raise
 
     def clear(self) -> None:
         """Make the folder if need be, and remove the files of a run from it, nothing else."""
