@@ -90,7 +90,6 @@ def test_a_structureless_particle_gives_white_noise(pixels, brightness, ratio, s
     assert well_lit.sum() > 150
     assert abs(image.mean(0)).max() < 0.1
     assert torch.allclose(image.var(0)[well_lit], torch.tensor(1.0), atol=0.15)
-    assert image.var() == pytest.approx(0.97, abs=0.03)
 
 
 def test_sparse_frames_give_the_image_of_dense_ones(pixels, brightness):
