@@ -14,12 +14,12 @@ class InputSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     sources: list[Path] = Field(default_factory=list, description="Files or folders of frames")
-    detector: Path | None = Field(None, description="Detector file, where the frames' file has no geometry")
-    mask: Path | None = Field(None, description="Extra mask, laid over the detector's own")
-    energy_eV: Annotated[float, Field(gt=0)] | None = Field(None, description="Photon energy (eV)")
-    distance_m: Annotated[float, Field(gt=0)] | None = Field(None, description="Sample to detector (m)")
-    pixel_size_m: Annotated[float, Field(gt=0)] | None = Field(None, description="Pixel size (m)")
-    polarization: Literal["x", "y", "none"] | None = Field(None, description="Polarisation of the beam")
+    detector: Path | None = Field(default=None, description="Detector file, where the frames' file has no geometry")
+    mask: Path | None = Field(default=None, description="Extra mask, laid over the detector's own")
+    energy_eV: Annotated[float, Field(gt=0)] | None = Field(default=None, description="Photon energy (eV)")
+    distance_m: Annotated[float, Field(gt=0)] | None = Field(default=None, description="Sample to detector (m)")
+    pixel_size_m: Annotated[float, Field(gt=0)] | None = Field(default=None, description="Pixel size (m)")
+    polarization: Literal["x", "y", "none"] | None = Field(default=None, description="Polarisation of the beam")
 
 
 class EngineSettings(BaseModel):
@@ -27,14 +27,16 @@ class EngineSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    passes: Annotated[int, Field(ge=1)] | None = Field(None, description="Passes over the frames")
-    max_frames: Annotated[int, Field(ge=1)] | None = Field(None, description="Stop after this many received frames")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="Equal seeds give equal results on the same CPU")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:i", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    threads: Annotated[int, Field(ge=1)] | None = Field(None, description="CPU threads")
-    field: Literal["auto", "voxel"] = Field("auto", description="How the 3D intensity is represented")
+    passes: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Passes over the frames")
+    max_frames: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Stop after this many received frames"
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Equal seeds give equal results on the same CPU")
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:i", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    threads: Annotated[int, Field(ge=1)] | None = Field(default=None, description="CPU threads")
+    field: Literal["auto", "voxel"] = Field(default="auto", description="How the 3D intensity is represented")
     fluence: Literal["auto", "profiled", "fixed"] = Field(
-        "auto", description="Pulse energy on each particle: fitted per frame, or equal for all"
+        default="auto", description="Pulse energy on each particle: fitted per frame, or equal for all"
     )
 
 

@@ -65,6 +65,7 @@ class Detector:
 
     @property
     def n_pixels(self) -> int:
+        """Pixels per frame, P."""
         return int(np.prod(self.shape))
 
     @property
@@ -88,7 +89,7 @@ class Detector:
         )  # fmt: skip
 
     def with_mask(self, mask: NDArray[Any]) -> Detector:
-        """Return the same detector with `mask` (any shape of P pixels, values 0/1/2) laid over its own: the worse wins."""
+        """Return the same detector with `mask` (P pixels in any shape, 0/1/2) laid over its own: the worse wins."""
         flat = np.asarray(mask).reshape(-1)
         if flat.size != self.n_pixels:
             raise ValueError(f"the mask has {flat.size} pixels, the detector {self.n_pixels}")
@@ -164,7 +165,7 @@ class Frames:
     @property
     def photons(self) -> NDArray[np.int64]:
         """(N,) photons of each frame over all pixels."""
-        total = np.concatenate([[0], np.cumsum(self.count, dtype=np.int64)])
+        total: NDArray[np.int64] = np.concatenate([[0], np.cumsum(self.count, dtype=np.int64)])
         return total[self.start[1:]] - total[self.start[:-1]]
 
 
@@ -180,6 +181,7 @@ class Counters:
 
     @property
     def hits(self) -> int:
+        """Frames with a particle in them, usable or not."""
         return self.junk + self.used
 
 
