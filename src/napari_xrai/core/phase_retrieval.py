@@ -181,41 +181,66 @@ def first_support(m: Measurement, diameter: float | None = None) -> Tensor:
     return reached
 
 
-AUTOCORRELATION_LEVEL = 0.04
-"""Of ρ*ρ at the origin: where the halved autocorrelation ends the first support (chosen on four particles)."""
+AUTOCORRELATION_LEVEL = 0.01
+"""Of ρ*ρ at the origin: where the halved autocorrelation ends (the best of 0.01, 0.04 and 0.15 on four shapes)."""
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How one start runs; the defaults were chosen on clean and reconstructed intensities of several particles.
+class Stage:
+    """A run of iterations of one kind.
 
     Parameters
     ----------
     method : "er", "hio", "raar" or "difference map"
-        Of the main iterations; error reduction always ends a start.
+    iterations : int
     beta : float
-        HIO's feedback, RAAR's relaxation; 1 for the difference map.
-    iterations, polish : int
-        Main iterations, and error reduction after them.
+        HIO's feedback, RAAR's relaxation; the difference map is taken at 1.
+    threshold : float
+        Level of the shrink-wrap, relative to the maximum of the blurred density: tight while phases are sought; loose
+        at the end, or soft edges are cut off and the highest shells with them.
+    """
+
+    method: Method
+    iterations: int
+    beta: float = 1.0
+    threshold: float = 0.1
+
+
+SEARCH = Stage("difference map", 100)
+"""Finds the phases, but wanders on noisy amplitudes."""
+SETTLE = Stage("raar", 60, beta=0.9, threshold=0.07)
+"""Comes to rest on noisy amplitudes, and still moves where error reduction would stay."""
+POLISH = Stage("er", 30, threshold=0.04)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one start runs; the defaults were chosen on clean and noisy intensities of several particles.
+
+    Parameters
+    ----------
+    stages : tuple of Stage
+        One after the other.
     shrink_every : int
         Iterations between shrink-wraps; 0 keeps the first support.
-    blur, threshold : (float, float)
-        Shrink-wrap's Gaussian σ in voxels and its level relative to the maximum, from the first to the last.
+    blur : (float, float)
+        Shrink-wrap's Gaussian σ in voxels, from the first iteration to the last.
     positive : bool
         The density is nowhere negative.
     background : bool
         Solve for an incoherent background that depends on |q| only.
     """
 
-    method: Method = "difference map"
-    beta: float = 1.0
-    iterations: int = 100
-    polish: int = 30
+    stages: tuple[Stage, ...] = (SEARCH, SETTLE, POLISH)
     shrink_every: int = 10
     blur: tuple[float, float] = (2.0, 1.0)
-    threshold: tuple[float, float] = (0.2, 0.1)
     positive: bool = True
     background: bool = True
+
+    @property
+    def iterations(self) -> int:
+        """Of all stages."""
+        return sum(stage.iterations for stage in self.stages)
 
 
 @dataclass(eq=False)
@@ -277,38 +302,34 @@ def project_support(x: Tensor, support: Tensor, positive: bool) -> Tensor:
     return x.mul_(support)
 
 
-def iterate(state: Iterate, m: Measurement, recipe: Recipe, steps: int, method: Method | None = None) -> Tensor:
-    """Run `steps` iterations in place; returns P_M of the last iterate's transform, for what comes next."""
-    method = recipe.method if method is None else method
-    total = recipe.iterations + recipe.polish
-    transform = state.x
-    for _ in range(steps):
+def iterate(state: Iterate, m: Measurement, recipe: Recipe, stage: Stage, steps: int | None = None) -> None:
+    """Take the iterate `steps` on, in place; all of the stage's iterations by default."""
+    for _ in range(stage.iterations if steps is None else steps):
         p, transform, state.background = project_amplitude(state.x, m, state.background)
         state.age += 1
         if recipe.shrink_every and state.age % recipe.shrink_every == 0:
-            state.support = shrink_wrap(transform, m, recipe, min(1.0, state.age / total))
-        state.x = _next(state, p, recipe, method)
-    return transform
+            progress = min(1.0, state.age / recipe.iterations)
+            sigma = recipe.blur[0] + (recipe.blur[1] - recipe.blur[0]) * progress
+            state.support = shrink_wrap(transform, m, sigma, stage.threshold)
+        state.x = _next(state, p, stage, recipe.positive)
 
 
-def _next(state: Iterate, p: Tensor, recipe: Recipe, method: Method) -> Tensor:
-    x, beta = state.x, recipe.beta
-    if method == "er":
-        return project_support(p, state.support, recipe.positive)
-    if method == "hio":
-        allowed = state.support * (p > 0) if recipe.positive else state.support
+def _next(state: Iterate, p: Tensor, stage: Stage, positive: bool) -> Tensor:
+    x, beta = state.x, stage.beta
+    if stage.method == "er":
+        return project_support(p, state.support, positive)
+    if stage.method == "hio":
+        allowed = state.support * (p > 0) if positive else state.support
         outside = torch.sub(x, p, alpha=beta)
         return outside.add_((p - outside).mul_(allowed))
     # RAAR: β·(x + P_S(2p − x) − p) + (1 − β)·p; the difference map at its β = 1 is RAAR at 1
-    b = 1.0 if method == "difference map" else beta
-    reflected = project_support(torch.sub(p, x, alpha=0.5).mul_(2), state.support, recipe.positive)
+    b = 1.0 if stage.method == "difference map" else beta
+    reflected = project_support(torch.sub(p, x, alpha=0.5).mul_(2), state.support, positive)
     return x.mul_(b).add_(p, alpha=1 - 2 * b).add_(reflected, alpha=b)
 
 
-def shrink_wrap(transform: Tensor, m: Measurement, recipe: Recipe, progress: float) -> Tensor:
-    """The support where the blurred density is above a share of its maximum; both sharpen with `progress` 0 … 1."""
-    sigma = recipe.blur[0] + (recipe.blur[1] - recipe.blur[0]) * progress
-    level = recipe.threshold[0] + (recipe.threshold[1] - recipe.threshold[0]) * progress
+def shrink_wrap(transform: Tensor, m: Measurement, sigma: float, level: float) -> Tensor:
+    """The support where a map, blurred by `sigma` voxels, is above `level` of its maximum."""
     gauss = torch.exp((-2 * (np.pi * sigma / m.n) ** 2) * torch.arange(int(m.shell.max()) + 1).float() ** 2)
     blurred = torch.fft.irfftn(transform * gauss[m.shell], s=(m.n, m.n, m.n))
     support: Tensor = (blurred > level * blurred.max()).float()

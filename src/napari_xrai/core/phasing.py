@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -22,6 +22,9 @@ from .density_alignment import (
 )
 from .frames import Volume
 from .phase_retrieval import (
+    POLISH,
+    SEARCH,
+    SETTLE,
     Iterate,
     Measurement,
     Recipe,
@@ -41,6 +44,11 @@ PhasingVerdict = Literal["agreed", "doubtful", "failed"]
 
 LARGEST_HOLE = 8
 """Voxels: beyond this radius of missing centre starts stop agreeing (18 of 20 right at 8, 2 of 20 at 10)."""
+
+
+SMALL_BACKGROUND = 0.2
+"""Mean share of a shell's intensity. A background below it helps to find the phases, but what it holds in the end is
+noise and the weakest speckles: it is let go before error reduction."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +152,7 @@ def phase(
         first = first_support(m, diameter)
     else:
         first = _known_support(support, m)
-        recipe = Recipe(**{**vars(recipe), "shrink_every": 0})
+        recipe = replace(recipe, shrink_every=0)
     with _one_torch_thread():
         runs = in_threads(lambda s: _run_start(m, first, recipe, s), _seeds(seed, starts), threads)
         return _compare(runs, m, like)
@@ -157,8 +165,11 @@ def _seeds(seed: int, n: int) -> list[int]:
 def _run_start(m: Measurement, first: Tensor, recipe: Recipe, seed: int) -> _Start:
     torch.set_num_threads(1)
     state = random_start(m, first, recipe, seed)
-    iterate(state, m, recipe, recipe.iterations)
-    iterate(state, m, recipe, recipe.polish, "er")
+    for stage in recipe.stages:
+        share = _background_share(state.background, m).value[: m.edge + 1]
+        if stage.method == "er" and np.nanmean(share) < SMALL_BACKGROUND:
+            state.background = None
+        iterate(state, m, recipe, stage)
     transform = torch.fft.rfftn(state.x)
     return _Start(transform, residual(transform, m, state.background), state.support, state.background)
 
@@ -171,7 +182,7 @@ def _compare(runs: Sequence[_Start], m: Measurement, like: Volume | None) -> Pha
     dq = 1.0 / (m.n * m.voxel_size)
     kept = np.zeros(len(runs), bool)
     aligned = []
-    for i in np.flatnonzero(errors <= 1.03 * errors[best] + 0.005).tolist():
+    for i in np.flatnonzero(errors <= 1.1 * errors[best] + 0.005).tolist():
         turned = apply_offset(runs[i].transform, align_transform(runs[i].transform, reference, m.edge))
         curve = fsc_of_transforms(turned.numpy(), reference.numpy(), dq).value
         if np.nanmean(curve[int(m.hole) : m.edge + 1]) >= 0.5:
@@ -182,7 +193,7 @@ def _compare(runs: Sequence[_Start], m: Measurement, like: Volume | None) -> Pha
     data = torch.fft.irfftn(apply_offset(average, place) * m.scale, s=(m.n,) * 3)
     support = torch.fft.irfftn(apply_offset(torch.fft.rfftn(runs[best].support), place), s=(m.n,) * 3) > 0.5
     agreement, prtf = _mutual_fsc(aligned, m, dq), _transfer(aligned, m, dq)
-    background = _background_share(runs[best].background, m, dq)
+    background = _background_share(runs[best].background, m)
     verdict, reason = _judge(kept, agreement, background, m)
     return PhasingResult(
         density=Volume(np.fft.fftshift(data.numpy()), m.voxel_size, m.units),
@@ -242,8 +253,8 @@ def _voxels(m: Measurement, n_shells: int) -> NDArray[np.int64]:
     return np.asarray(count, np.int64)
 
 
-def _background_share(background: Tensor | None, m: Measurement, dq: float) -> ShellCurve:
-    n_shells = m.n // 2 + 1
+def _background_share(background: Tensor | None, m: Measurement) -> ShellCurve:
+    n_shells, dq = m.n // 2 + 1, 1.0 / (m.n * m.voxel_size)
     count = _voxels(m, n_shells)
     if background is None:
         value = np.zeros(n_shells)
@@ -274,7 +285,7 @@ def _judge(
     words = f"{n_kept} of {starts} starts agree"
     if np.isfinite(end) and end < last:
         words += f", to {end / agreement.q[1]:.0f} of {m.edge} shells"
-    if 0.1 < share <= 0.5:
+    if 0 < share <= 0.5:
         words += f"; an incoherent background of {share:.0%} of a shell's intensity on average was solved for"
     if not end > 0.5 * last:
         doubts.append("they do so at low resolution only")
@@ -307,11 +318,10 @@ def _one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-GROW = Recipe(method="difference map", iterations=100, polish=0)
-FOLLOW = Recipe(method="raar", beta=0.9, iterations=100, polish=0)
-SETTLING = 4
-"""Updates by the difference map after new shells came in: RAAR would keep to what it had."""
-SETTLE = Recipe(method="er", shrink_every=0)
+LIVE = Recipe(stages=(SEARCH,))
+SHOWN = Recipe(stages=(POLISH,), shrink_every=0)
+UNSETTLED_UPDATES = 4
+"""By the difference map after new shells came in: RAAR would keep to what it had."""
 
 
 @dataclass(eq=False)
@@ -381,21 +391,21 @@ class LivePhasing:
         steps = int(np.clip(5 * (64 / m.n) ** 3, 5, 32))
         gain, likeness = (1.0, 0.0) if before is None else _compare_amplitudes(before, m)
         if self._shown is None or likeness < 0.5:
-            self._shown, self._challenger, self._unsettled = self._cold(m), None, SETTLING
-            iterate(self._shown, m, GROW, GROW.iterations)
+            self._shown, self._challenger, self._unsettled = self._cold(m), None, UNSETTLED_UPDATES
+            iterate(self._shown, m, LIVE, SEARCH)
             return _settled(self._shown, m)
         new_shells = before is not None and m.edge != before.edge
-        self._unsettled = SETTLING if new_shells else max(0, self._unsettled - 1)
+        self._unsettled = UNSETTLED_UPDATES if new_shells else max(0, self._unsettled - 1)
         self._shown = _carry(self._shown, m.n, gain)
-        iterate(self._shown, m, GROW if self._unsettled else FOLLOW, steps)
+        iterate(self._shown, m, LIVE, SEARCH if self._unsettled else SETTLE, steps)
         settled = _settled(self._shown, m)
         if self._challenger is None:
             self._challenger = self._cold(m)
             return settled
         self._challenger = _carry(self._challenger, m.n, gain)
-        if self._challenger.age >= GROW.iterations:
+        if self._challenger.age >= SEARCH.iterations:
             return self._contest(self._challenger, settled, m)
-        iterate(self._challenger, m, GROW, steps)
+        iterate(self._challenger, m, LIVE, SEARCH, steps)
         return settled
 
     def _contest(self, challenger: Iterate, shown: tuple[Tensor, float], m: Measurement) -> tuple[Tensor, float]:
@@ -405,12 +415,12 @@ class LivePhasing:
         self.agreement = align_transform(rival[0], shown[0], m.edge).score
         if rival[1] >= 0.97 * shown[1]:
             return shown
-        self._shown, self._unsettled = challenger, SETTLING
+        self._shown, self._unsettled = challenger, UNSETTLED_UPDATES
         return rival
 
     def _cold(self, m: Measurement) -> Iterate:
         self._restarts += 1
-        return random_start(m, first_support(m), GROW, _seeds(self.seed, self._restarts)[-1])
+        return random_start(m, first_support(m), LIVE, _seeds(self.seed, self._restarts)[-1])
 
     def _placed(self, transform: Tensor, m: Measurement) -> Tensor:
         """Laid over what was shown last, and a tenth of the way from there to the centre: nothing jumps or drifts."""
@@ -432,7 +442,7 @@ class LivePhasing:
 def _settled(state: Iterate, m: Measurement) -> tuple[Tensor, float]:
     """Transform of the density a raw iterate stands for, and its amplitude error; the iterate stays as it is."""
     copy = Iterate(state.x, state.support, state.background, state.age)
-    iterate(copy, m, SETTLE, 3)
+    iterate(copy, m, SHOWN, POLISH, 3)
     transform = torch.fft.rfftn(copy.x)
     return transform, residual(transform, m, copy.background)
 
