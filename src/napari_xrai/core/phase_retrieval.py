@@ -63,11 +63,11 @@ class Measurement:
 
 
 def measured_radius(weight: NDArray[np.float32]) -> int:
-    """The largest radius up to which nine in ten voxels of a shell were measured (the beam stop aside); 0 if none."""
+    """The largest radius at which half the voxels of a shell were measured; 0 if there is none."""
     n = weight.shape[0]
     shell, last = shell_index(n), (n - 1) // 2
     count = np.bincount(shell.reshape(-1))[: last + 1]
-    good = np.flatnonzero(np.bincount(shell[weight > 0], minlength=last + 1)[: last + 1] >= 0.9 * count)
+    good = np.flatnonzero(np.bincount(shell[weight > 0], minlength=last + 1)[: last + 1] >= 0.5 * count)
     return int(good[-1]) if len(good) else 0
 
 
