@@ -94,17 +94,18 @@ class VoxelField:
         self.smoothing, self.photons_to_trust = smoothing, photons_to_trust
         self.profile_grid = profile(grid_radius(self.edge)).astype(np.float32)
         start = np.exp(0.3 * rng.normal(size=self.edge**3)).astype(np.float32)
-        self.ratio: F32 = friedel_sum(start) / 2
+        self.ratio: F32 = np.float32(0.5) * friedel_sum(start)
         self.exposure: F32 = np.zeros_like(self.ratio)
 
     def update(self, photons: F32, exposure: F32) -> None:
         """Explain `photons` seen under `exposure` (edge³) in closed form."""
         self.ratio = self.estimate(photons, exposure)
-        self.exposure = friedel_sum(exposure)
+        self.exposure = np.maximum(friedel_sum(exposure), 0)
 
     def estimate(self, photons: F32, exposure: F32) -> F32:
         """(edge³) ratio that explains `photons` under `exposure`; the field itself stays as it is."""
-        photons, exposure = friedel_sum(photons), friedel_sum(exposure)
+        # a truncated series of in-plane harmonics leaves a little negative exposure where there was none
+        photons, exposure = friedel_sum(photons), np.maximum(friedel_sum(exposure), 0)
         smooth_photons, smooth_exposure = self._smooth(photons), self._smooth(exposure)
         trust = np.minimum(smooth_exposure, exposure)
         trust /= trust + self.photons_to_trust
