@@ -25,6 +25,9 @@ FIRST_SHARE = 0.1
 COARSE, FINE = 2.84, 4.73
 """Orientations per speckle at first, and once the posterior has narrowed."""
 
+NEGLIGIBLE = -40.0
+"""Log of a posterior too small to matter: below it, exp and its square would fall into slow denormal numbers."""
+
 LONGEST_MEMORY = 16
 """Batches that the running evidence remembers."""
 
@@ -84,9 +87,9 @@ def tempered(score: torch.Tensor, effective: float) -> torch.Tensor:
     low, high = math.log(1e-3), 0.0
     for _ in range(9):
         middle = (low + high) / 2
-        p = torch.exp(math.exp(middle) * probe)
+        p = (math.exp(middle) * probe).clamp_(min=NEGLIGIBLE).exp_()
         size = (p.sum(1).square() / p.square().sum(1)).median()
         low, high = (middle, high) if size > effective else (low, middle)
-    posterior = score.mul_(math.exp(high)).exp_()
+    posterior = score.mul_(math.exp(high)).clamp_(min=NEGLIGIBLE).exp_()
     posterior /= posterior.flatten(1).sum(1)[:, None, None]
     return posterior

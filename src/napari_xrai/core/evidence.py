@@ -19,10 +19,20 @@ class Evidence:
     """Photons and exposure in 3D, in two halves by even and odd source position, so that one can check the other.
 
     Poses are laid on the direction table as they come; their exposure is spread to the volume once, when asked for.
+
+    Parameters
+    ----------
+    pixels : Pixels
+    exposure : ExposureTable
+    radius : float
+        Pixels farther from the beam are left out, voxels: while the resolution still grows, nobody looks there.
+    threads : int
     """
 
-    def __init__(self, pixels: Pixels, exposure: ExposureTable, threads: int) -> None:
+    def __init__(self, pixels: Pixels, exposure: ExposureTable, radius: float, threads: int) -> None:
         self.pixels, self.exposure, self.threads = pixels, exposure, threads
+        self.radius = radius if radius < pixels.orient_radius else np.inf
+        self.n_pixels = pixels.within(radius) if np.isfinite(self.radius) else len(pixels.rho)
         self.photons = [np.zeros(pixels.edge**3, np.float32) for _ in range(2)]
         self.amplitude = [exposure.amplitudes() for _ in range(2)]
 
@@ -32,12 +42,13 @@ class Evidence:
     ) -> None:  # fmt: skip
         """Merge frames `row` (J,) of a batch at `rotation` (J, 3, 3) with posterior `weight` and `fluence` (J,)."""
         odd = photons.index[row] % 2
+        stop = photons.stops(self.n_pixels)
 
         def merge(half: int) -> None:
             mine = odd == half
             kernels.scatter_photons(
                 rotation[mine], row[mine], weight[mine], self.pixels.q,
-                photons.start[:-1], photons.start[1:], photons.pixel, photons.count,
+                photons.start[:-1], stop, photons.pixel, photons.count,
                 self.photons[half], self.pixels.edge,
             )  # fmt: skip
             self.exposure.deposit(rotation[mine], weight[mine] * fluence[mine], self.amplitude[half])
@@ -46,6 +57,5 @@ class Evidence:
 
     def volumes(self) -> Generator[None, None, tuple[list[F32], list[F32]]]:
         """Return photons and exposure of both halves, each (edge³); yields between steps of work."""
-        exposed = [np.zeros_like(grid) for grid in self.photons]
-        yield from self.exposure.spread(self.amplitude, exposed, self.pixels.edge, self.threads)
+        exposed = yield from self.exposure.spread(self.amplitude, self.radius, self.pixels.edge, self.threads)
         return self.photons, exposed

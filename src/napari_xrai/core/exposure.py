@@ -26,7 +26,10 @@ NEGLIGIBLE_HARMONIC = 4e-3
 
 MOST_HARMONICS = 16
 
-DIRECTIONS_PER_STEP = 256
+DIRECTIONS_PER_STEP = 128
+
+FINE_RADIUS = 10.0
+"""Voxels within which rings are half a voxel wide."""
 
 
 class ExposureTable:
@@ -59,7 +62,9 @@ class ExposureTable:
         self.rotation: F32 = direction_to_rotation(point[near] / distance[near, None]).astype(np.float32)
 
     def _lay_rings(self, pixels: Pixels, brightness: F32) -> None:
-        ring = np.rint(pixels.rho - pixels.rho.min()).astype(int)
+        # near the beam a ring half a voxel wide: there V is steepest, and points cost little
+        fine = np.minimum(pixels.rho, FINE_RADIUS) - pixels.rho.min()
+        ring = np.rint(2 * fine + np.maximum(pixels.rho - FINE_RADIUS, 0)).astype(int)
         total = np.bincount(ring, brightness)
         mean_radius = np.bincount(ring, pixels.rho) / np.maximum(np.bincount(ring), 1)
         present = np.flatnonzero(total > 0)
@@ -115,19 +120,30 @@ class ExposureTable:
         kernels.deposit(rotation, weight, self.node, self.rotation, self.m, self.scale, amplitude)
 
     def spread(
-        self, amplitudes: list[NDArray[np.float64]], grids: list[F32], edge: int, threads: int
-    ) -> Generator[None, None, None]:  # fmt: skip
-        """Add the exposure behind each of `amplitudes` to its own volume (the adjoint of `totals`), step by step."""
+        self, amplitudes: list[NDArray[np.float64]], radius: float, edge: int, threads: int
+    ) -> Generator[None, None, list[F32]]:  # fmt: skip
+        """The volumes (edge³) of exposure behind two `amplitudes`, from all pixels within `radius` of the beam.
 
-        def scatter(job: tuple[NDArray[np.float64], F32, slice]) -> None:
-            amplitude, grid, part = job
-            lit = np.flatnonzero(amplitude[part, 0] > 0) + part.start
-            value = amplitude[lit].astype(np.float32) @ self.merge_basis.T
-            kernels.scatter(self.rotation[lit], self.point, value, grid, edge)
+        The adjoint of `totals`. Yields between steps of work.
+        """
+        within = self.rho < radius + 0.5
+        point = self.point[within]
+        grids = [np.zeros((edge**3, 2), np.float32) for _ in range(2)]  # always two, whatever the threads: same sums
+        basis = np.ascontiguousarray(self.merge_basis[within].T)
+        lit = np.flatnonzero((amplitudes[0][:, 0] > 0) | (amplitudes[1][:, 0] > 0))
 
-        for part in chunks(len(self.rotation), DIRECTIONS_PER_STEP):
-            in_threads(scatter, [(a, g, part) for a, g in zip(amplitudes, grids, strict=True)], threads)
+        def scatter(job: tuple[F32, slice]) -> None:
+            grid, part = job
+            value = np.empty((part.stop - part.start, basis.shape[1], 2), np.float32)
+            for half, amplitude in enumerate(amplitudes):
+                np.matmul(amplitude[lit[part]].astype(np.float32), basis, out=value[:, :, half])
+            kernels.scatter_halves(self.rotation[lit[part]], point, value, grid, edge)
+
+        parts = chunks(len(lit), DIRECTIONS_PER_STEP)
+        for pair in chunks(len(parts), 2):
+            in_threads(scatter, list(zip(grids, parts[pair], strict=False)), threads)
             yield
+        return [np.ascontiguousarray(grids[0][:, half] + grids[1][:, half]) for half in range(2)]
 
 
 def _ring_moments(

@@ -54,6 +54,8 @@ MARCHING_UPDATES = 6
 FRAMES_PER_UPDATE = 4000
 FIRST_BETA = 0.5
 """Inverse temperature of the march's first posteriors; it rises to 1."""
+NEIGHBOURS = 2.0
+"""Voxels beyond a radius that interpolation and smoothing reach into."""
 SUPPORTED = 0.15
 """Half-set shell correlation that lets the resolution grow past a shell."""
 
@@ -257,7 +259,8 @@ class Reconstruction:
         self, stream: Iterable[SparsePhotons], n_frames: int, searching: bool, start: float, span: float
     ) -> Generator[Progress, None, None]:  # fmt: skip
         """See every frame once: infer its pose, merge it; update the field at the end (long streams: and on the way)."""
-        evidence = Evidence(self.pixels, self.exposure, self.settings.threads)
+        reach = self.radius + MARCH * self.speckle.size + NEIGHBOURS  # as far as the next update may look
+        evidence = Evidence(self.pixels, self.exposure, reach, self.settings.threads)
         previous = self.carried
         done = fresh = 0
         likelihood, search = yield from self._prepare(searching)
