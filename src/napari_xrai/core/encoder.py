@@ -249,7 +249,7 @@ class PoseEncoder(nn.Module):
         self.head = nn.Conv1d(third, self.hypotheses * 7, 1)
         with torch.no_grad():
             self.head.weight *= 0.5
-            apart = torch.randn(self.hypotheses, 7)  # hypotheses begin apart, with equal scores
+            apart = 0.3 * torch.randn(self.hypotheses, 7)  # hypotheses begin apart, with equal scores
             apart[:, 6] = 0
             self.head.bias = nn.Parameter(apart.flatten())
         angle = torch.arange(0, n, stride) * (self.polar.turn / n)
@@ -337,7 +337,7 @@ def sleep(
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         encoder.won.lerp_(torch.bincount(winner, minlength=encoder.hypotheses) / batch, 0.02)
-        if step % 200 == 199 and step < 0.7 * steps:
+        if step % 100 == 0 and step < 0.7 * steps:
             encoder.revive(rng)
         yield float(loss.detach())
 
