@@ -327,6 +327,7 @@ def make_reconstruction(detector: Detector, settings: EngineSettings, n_frames: 
         passes=settings.passes,
         seed=settings.seed,
         fluence=settings.fluence,
+        proposals=settings.proposals,
         threads=settings.threads or _usable_cores(),
     )
     return Reconstruction(detector, chosen, n_frames)

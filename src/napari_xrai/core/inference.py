@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,13 +12,14 @@ from numpy.typing import NDArray
 from .frame_table import FrameTable
 from .likelihood import PoseLikelihood
 from .pixels import SparsePhotons
+from .rotations import RZ_PI
 from .search import PolarSearch
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
-RZ_PI = np.diag([-1.0, -1.0, 1.0]).astype(np.float32)
-"""Turns a frame by 180°: on a flat Ewald sphere R and R·Rz(π) give the same frame, so both are always candidates."""
+Proposer = Callable[[SparsePhotons], F32]
+"""Names poses (N, C, 3, 3) for a batch of N frames."""
 
 DIRECTIONS_KEPT = 6
 CANDIDATES_REFINED = 3
@@ -51,15 +53,15 @@ class Inferred:
 
 
 def infer_poses(
-    photons: SparsePhotons, likelihood: PoseLikelihood, search: PolarSearch | None, table: FrameTable, beta: float,
+    photons: SparsePhotons, likelihood: PoseLikelihood, proposers: Sequence[Proposer], table: FrameTable, beta: float,
     rng: np.random.Generator,
 ) -> Inferred:  # fmt: skip
     """Find the poses of a batch under the present field.
 
-    Candidates are the best directions of the low-resolution search (where one is given) and the frame's last pose, each
-    with its half-turn; the likeliest few are refined on the photons at full resolution.
+    Candidates are what the proposers name and the frame's last pose, each with its half-turn; the likeliest few are
+    refined on the photons at full resolution, and the posterior is sampled about every one of them.
     """
-    candidate = candidates(photons, search, table)
+    candidate = candidates(photons, proposers, table)
     if candidate.shape[1] > CANDIDATES_REFINED:
         best = np.argsort(-likelihood.score(photons, candidate), 1)[:, :CANDIDATES_REFINED]
         candidate = np.take_along_axis(candidate, best[:, :, None, None], 1)
@@ -79,14 +81,19 @@ def infer_poses(
     )
 
 
-def candidates(photons: SparsePhotons, search: PolarSearch | None, table: FrameTable) -> F32:
+def candidates(photons: SparsePhotons, proposers: Sequence[Proposer], table: FrameTable) -> F32:
     """(N, C, 3, 3) poses worth scoring."""
     last, known = table.rotation(photons.index)
-    if search is None:
-        return np.stack([last, last @ RZ_PI], 1)
-    found = search.best(torch.from_numpy(photons.dense(search.n_pixels)), DIRECTIONS_KEPT)
-    found = np.concatenate([found, found @ RZ_PI], 1)
-    return np.concatenate([found, last[:, None]], 1) if known.any() else found
+    named = [propose(photons) for propose in proposers]
+    if known.any() or not named:
+        named.append(last[:, None])
+    found = np.concatenate(named, 1)
+    return np.concatenate([found, found @ RZ_PI], 1)
+
+
+def by_search(search: PolarSearch) -> Proposer:
+    """The best pose in each of the likeliest viewing directions, at low resolution."""
+    return lambda photons: search.best(torch.from_numpy(photons.dense(search.n_pixels)), DIRECTIONS_KEPT)
 
 
 def same_mode(a: F32, b: F32) -> NDArray[np.bool_]:

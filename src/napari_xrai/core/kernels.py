@@ -80,7 +80,7 @@ def scatter(rotation, point, value, grid, n):  # type: ignore[no-untyped-def]
 
 @_njit
 def scatter_halves(rotation, point, value, grid, n):  # type: ignore[no-untyped-def]
-    """`scatter` for two values at once, value[j, p, h], into the interleaved grid[voxel, h]: half the memory traffic."""
+    """`scatter` of two values at once, value[j, p, h], into an interleaved grid[voxel, h]: half the memory traffic."""
     half = (n - 1) * 0.5
     n2 = n * n
     for j in range(len(rotation)):
@@ -267,6 +267,7 @@ def deposit(rotation, weight, node, node_rotation, m, scale, amplitude):  # type
 def fluence_term(total, photons, shape):  # type: ignore[no-untyped-def]
     """−log of what the fluence costs: fixed fluence (shape = inf), or marginalised over Gamma(shape, mean 1)."""
     total = max(total, 1e-3)  # interpolation must not make the logarithm's argument negative
+    total = max(total, 1e-3)  # a truncated series of harmonics can fall below zero
     if math.isinf(shape):
         return -total
     return -(photons + shape) * math.log((total + shape) / (1.0 + shape))
@@ -334,6 +335,9 @@ def newton_step(c, g, longest, out):  # type: ignore[no-untyped-def]
     y[2] = (g[2] - c[2, 0] * y[0] - c[2, 1] * y[1]) / c[2, 2]
     back_substitute(c, y, out)
     length = math.sqrt(out[0] ** 2 + out[1] ** 2 + out[2] ** 2)
+    if not length < 1e6:  # not a number: nothing unchecked may index the grid with it
+        out[:] = 0.0
+        return 0.0
     if length > longest:
         for a in range(3):
             out[a] *= longest / length

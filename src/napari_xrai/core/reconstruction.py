@@ -11,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from .agreement import intensity_agreement
+from .amortised import AmortisedPoses
 from .bootstrap import bootstrap
 from .evidence import Evidence
 from .exposure import ExposureTable
 from .field import DARKEST, RadialProfile, VoxelField
 from .frame_table import FrameTable
 from .frames import Detector, Frames, Progress, Snapshot, Verdict, Volume
-from .inference import infer_poses, same_mode
+from .inference import Proposer, by_search, infer_poses, same_mode
 from .likelihood import PoseLikelihood, gamma_shape
 from .pixels import SparsePhotons, pixels_of
 from .resolution import ShellCurve, crossing, shell_correlation
@@ -79,6 +80,8 @@ class ReconstructionSettings:
         Equal seeds give equal results on the same CPU.
     fluence : "auto", "profiled" or "fixed"
         Fluence per frame: its spread measured and integrated over, fitted freely, or equal for all.
+    proposals : "search", "encoder" or "both"
+        Where candidate poses come from once the particle is found: the exact low-resolution search, or the encoder.
     threads : int
         CPU threads.
     """
@@ -86,6 +89,7 @@ class ReconstructionSettings:
     passes: int | None = None
     seed: int = 0
     fluence: str = "auto"
+    proposals: str = "search"
     threads: int = 1
 
 
@@ -153,8 +157,8 @@ class Reconstruction:
             self.phase = f"pass {self.passes_done + 1} of {total}"
             start = SHARE_OF_STARTS + (1 - SHARE_OF_STARTS) * self.passes_done / total
             span = (1 - SHARE_OF_STARTS) / total
-            searching = self.passes_done < total - 1
-            yield from self._pass(stream, n_frames or len(reservoir), searching, start, span)
+            proposals = self.settings.proposals if self.passes_done < total - 1 else "none"
+            yield from self._pass(stream, n_frames or len(reservoir), proposals, start, span)
             self.passes_done += 1
         self.phase, self.fraction = "done", 1.0
         yield self.progress()
@@ -195,6 +199,7 @@ class Reconstruction:
         if not self.begun:
             given = {"fixed": float("inf"), "profiled": 0.0}
             self.fluence_shape = given.get(self.settings.fluence, self.speckle.fluence_shape)
+        self.amortised = AmortisedPoses(pixels, self.brightness, size, self.fluence_shape)
         unit = pixels.voxel_size
         length = "Å" if pixels.units == "1/angstrom" else "/voxel"
         self.facts.update({
@@ -228,7 +233,7 @@ class Reconstruction:
             for step in range(PASSES_PER_START):
                 part = span * 0.4 / PASSES_PER_START
                 yield from self._pass(
-                    _batches_of(reservoir), len(reservoir), True, base + 0.6 * span + part * step, part
+                    _batches_of(reservoir), len(reservoir), "search", base + 0.6 * span + part * step, part
                 )
             likelihood = self.history["log_likelihood"][-1]
             agreements = [self._agreement(ratio) for ratio in found]
@@ -256,28 +261,28 @@ class Reconstruction:
     # ---------------------------------------------------------------- one pass
 
     def _pass(
-        self, stream: Iterable[SparsePhotons], n_frames: int, searching: bool, start: float, span: float
+        self, stream: Iterable[SparsePhotons], n_frames: int, proposals: str, start: float, span: float
     ) -> Generator[Progress, None, None]:  # fmt: skip
-        """See every frame once: infer its pose, merge it; update the field at the end (long streams: and on the way)."""
+        """See every frame once: infer its pose, merge it; update the field at the end, on long streams before."""
         reach = self.radius + MARCH * self.speckle.size + NEIGHBOURS  # as far as the next update may look
         evidence = Evidence(self.pixels, self.exposure, reach, self.settings.threads)
         previous = self.carried
         done = fresh = 0
-        likelihood, search = yield from self._prepare(searching)
+        likelihood, proposers = yield from self._prepare(proposals)
         tally = np.zeros(8)
         for photons in stream:
             if fresh >= FRAMES_PER_UPDATE and n_frames - done > FRAMES_PER_UPDATE / 2:
                 yield from self._update(evidence, previous, 1 - done / n_frames, tally)
-                likelihood, search = yield from self._prepare(searching)
+                likelihood, proposers = yield from self._prepare(proposals)
                 fresh, tally[:] = 0, 0
-            tally += self._merge(photons, likelihood, search, evidence)
+            tally += self._merge(photons, likelihood, proposers, evidence)
             done, fresh, self.seen = done + len(photons), fresh + len(photons), self.seen + len(photons)
             self.fraction = start + span * min(1.0, done / n_frames)
             yield self.progress()
         yield from self._update(evidence, None, 0.0, tally)
 
-    def _prepare(self, searching: bool) -> Generator[Progress, None, tuple[PoseLikelihood, PolarSearch | None]]:
-        """The likelihood under the present field and resolution, and templates for the search."""
+    def _prepare(self, proposals: str) -> Generator[Progress, None, tuple[PoseLikelihood, list[Proposer]]]:
+        """The likelihood under the present field and resolution, and who proposes poses."""
         assert self.field is not None
         field, threads = self.field, self.settings.threads
         making = self.exposure.totals(field.ratio, field.edge, self.radius, threads)
@@ -285,15 +290,18 @@ class Reconstruction:
         likelihood = PoseLikelihood(
             self.pixels, self.exposure, field.log_grid(), table, self.radius, self.fluence_shape, threads
         )
-        if not searching:
-            return likelihood, None
-        radius = min(SEARCH_RADIUS * self.speckle.size, self.radius)
-        radius = max(radius, self.start_radius)
-        search = PolarSearch(self.pixels, self.brightness, radius, SEARCH_SAMPLING * self.speckle.diameter)
-        search.set_field(field.ratio, field.edge, self.fluence_shape, self.rng, DARKEST, threads)
-        return likelihood, search
+        proposers: list[Proposer] = []
+        if proposals in ("search", "both"):
+            radius = max(min(SEARCH_RADIUS * self.speckle.size, self.radius), self.start_radius)
+            search = PolarSearch(self.pixels, self.brightness, radius, SEARCH_SAMPLING * self.speckle.diameter)
+            search.set_field(field.ratio, field.edge, self.fluence_shape, self.rng, DARKEST, threads)
+            proposers.append(by_search(search))
+        if proposals in ("encoder", "both"):
+            yield from self._with_progress(self.amortised.sleep(field.ratio, self.radius, self.rng))
+            proposers.append(self.amortised.propose)
+        return likelihood, proposers
 
-    def _with_progress(self, work: Generator[None, None, Any]) -> Generator[Progress, None, Any]:
+    def _with_progress(self, work: Iterator[None]) -> Generator[Progress, None, Any]:
         """Run work that yields nothing of interest, yielding the present progress instead."""
         while True:
             try:
@@ -303,7 +311,7 @@ class Reconstruction:
             yield self.progress()
 
     def _merge(
-        self, photons: SparsePhotons, likelihood: PoseLikelihood, search: PolarSearch | None, evidence: Evidence
+        self, photons: SparsePhotons, likelihood: PoseLikelihood, proposers: list[Proposer], evidence: Evidence
     ) -> F64:
         """Infer a batch and lay it into the evidence.
 
@@ -312,7 +320,7 @@ class Reconstruction:
         """
         last, known = self.table.rotation(photons.index)
         beta = FIRST_BETA ** max(0.0, 1 - self.updates / MARCHING_UPDATES)
-        found = infer_poses(photons, likelihood, search, self.table, beta, self.rng)
+        found = infer_poses(photons, likelihood, proposers, self.table, beta, self.rng)
         totals = photons.totals(likelihood.n_pixels)
         evidence.add(
             photons, found.row, found.sample, found.weight, likelihood.fluence(found.sample, totals[found.row])
@@ -424,7 +432,7 @@ class Reconstruction:
     # ---------------------------------------------------------------- to continue later
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Arrays, and a JSON-able rest, from which `restore` goes on after the last full pass; empty before the first."""
+        """Arrays, and a JSON-able rest, from which `restore` goes on after the last full pass; empty before one."""
         if self.field is None or self.carried is None or not self.begun:
             return {}, {}
         arrays = {"ratio": self.field.ratio, "exposure": self.field.exposure}
