@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -28,7 +29,7 @@ Surface = tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]
 DEFAULT_LEVEL = 0.3
 """The density's surface, as a fraction of its brightest voxels (99.9th percentile)."""
 
-GAMMA = 0.4
+GAMMA = 0.3
 """Diffraction falls over many decades; a gamma shows them, keeps the data true, and has a slider in napari."""
 
 INTENSITY_WIDTH, INTENSITY_X, DENSITY_X = 0.62, -0.34, 0.3
@@ -36,6 +37,10 @@ INTENSITY_WIDTH, INTENSITY_X, DENSITY_X = 0.62, -0.34, 0.3
 
 CAMERA_ANGLES = (0.0, 30.0, 20.0)
 """Oblique, so that depth is seen, with both maps still side by side."""
+
+SECTION_CELLS = 64
+LIMITS_RTOL = 0.02
+"""Contrast that would change by less is left alone: it is not seen, and costs a redraw."""
 
 MAX_POSES = 5000
 MAX_PATTERN_BYTES = 64 * 2**20
@@ -126,9 +131,9 @@ class Picture:
 
 
 def intensity_limits(volume: NDArray[np.float32]) -> tuple[float, float]:
-    """Contrast limits for a diffraction volume: from nothing to all but the brightest 1 ‰ of what was measured."""
+    """Contrast limits for a diffraction volume: from nothing to all but the brightest 5 ‰ of what was measured."""
     measured = volume[np.isfinite(volume) & (volume > 0)]
-    return (0.0, float(np.percentile(measured, 99.9)) if measured.size else 1.0)
+    return (0.0, float(np.percentile(measured, 99.5)) if measured.size else 1.0)
 
 
 def isosurface(density: NDArray[np.float32], level: float = DEFAULT_LEVEL) -> Surface | None:
@@ -158,24 +163,29 @@ def isosurface(density: NDArray[np.float32], level: float = DEFAULT_LEVEL) -> Su
 
 
 def sections(volume: NDArray[np.float32], weight: NDArray[np.float32]) -> Surface | None:
-    """Three orthogonal sections through q = 0, as far as the largest sphere that was measured there.
+    """Three orthogonal sections through q = 0, as discs of what was measured there.
 
-    A few thousand flat triangles draw a hundred times faster than a volume where there is no graphics card.
+    A few thousand flat triangles (at most `SECTION_CELLS` a side) draw a hundred times faster than a volume where
+    there is no graphics card.
     """
-    n = volume.shape[0]
-    centre = n // 2
-    grid = np.indices((n, n)).reshape(2, -1).T
+    centre = volume.shape[0] // 2
+    step = -(-2 * centre // SECTION_CELLS)
+    reach = centre // step
+    line = centre + step * np.arange(-reach, reach + 1 if centre + step * reach < volume.shape[0] else reach)
+    n = len(line)
+    grid = np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1).reshape(-1, 2)
     corner = np.arange(n * n).reshape(n, n)
     a, b = corner[:-1, :-1].ravel(), corner[1:, :-1].ravel()
     c, d = corner[:-1, 1:].ravel(), corner[1:, 1:].ravel()
     within = np.linalg.norm(grid - centre, axis=1) <= centre
     vertices, faces, values = [], [], []
     for axis in range(3):
-        seen = within & (np.take(weight, centre, axis).ravel() > 0)
+        at = np.insert(grid, axis, centre, axis=1)
+        seen = within & (weight[tuple(at.T)] > 0)
         cell = seen[a] & seen[b] & seen[c] & seen[d]
         faces.append(np.concatenate([np.c_[a, b, c][cell], np.c_[b, d, c][cell]]) + axis * n * n)
-        vertices.append(np.insert(grid, axis, centre, axis=1))
-        values.append(np.take(volume, centre, axis).ravel())
+        vertices.append(at)
+        values.append(volume[tuple(at.T)])
     triangles = np.concatenate(faces).astype(np.int32)
     if not len(triangles):
         return None
@@ -297,19 +307,23 @@ class ResultLayers:
         self._camera: tuple[float, ...] | None = None
 
     def begin(self) -> None:
-        """A new run starts: forget what the user touched, and put the patterns away."""
+        """A new run starts: forget what the user touched."""
         self._limits.clear()
         self._camera = None
-        for layer in self._all("patterns"):
-            layer.visible = False
 
     def show(self, picture: Picture) -> None:
         """Bring the viewer's layers up to `picture`."""
-        before = {kind for kind in ("intensity", "slices", "density") if self.find(kind)}
+        for step in self.steps(picture):
+            step()
+
+    def steps(self, picture: Picture) -> Iterator[Callable[[], None]]:
+        """What `show` does, in pieces short enough for a window to answer between them: making a layer is slow."""
+        had_density = self.find("density") is not None
+        yield self._put_patterns_away
         for data in picture_layers(picture, self.view):
-            self._renew(data)
-        if self._camera is None or (self._camera == self._camera_now() and not before >= {"density"}):
-            self._look()
+            yield partial(self._renew, data)
+        if self._camera is None or (self._camera == self._camera_now() and not had_density):
+            yield partial(self._look, picture)
 
     def set_view(self, view: View) -> None:
         """Show the intensity as a volume, or as three orthogonal sections."""
@@ -324,6 +338,13 @@ class ResultLayers:
 
     def _all(self, kind: str) -> list[Layer]:
         return [layer for layer in self.viewer.layers if layer.metadata.get(KEY) == kind]
+
+    def _put_patterns_away(self) -> None:
+        """Once, when a run's first volume comes; the user may bring them back."""
+        if self._camera is None:
+            for layer in self._all("patterns"):
+                layer.visible = False
+            self.viewer.dims.ndisplay = 3
 
     def _renew(self, new: LayerData) -> None:
         from napari.layers import Layer
@@ -340,18 +361,21 @@ class ResultLayers:
             if not np.allclose(getattr(layer, name), kwargs[name]):
                 setattr(layer, name, kwargs[name])
         layer.metadata.update(kwargs["metadata"])
-        if self._limits.get(kind, tuple(layer.contrast_limits)) == tuple(layer.contrast_limits):
+        untouched = self._limits.get(kind, tuple(layer.contrast_limits)) == tuple(layer.contrast_limits)
+        if untouched and not np.allclose(layer.contrast_limits, kwargs["contrast_limits"], rtol=LIMITS_RTOL):
             layer.contrast_limits_range = kwargs["contrast_limits"]
             layer.contrast_limits = kwargs["contrast_limits"]
             self._limits[kind] = tuple(layer.contrast_limits)
 
-    def _look(self) -> None:
-        """Turn the viewer to 3D and fit what there is of the result."""
-        self.viewer.dims.ndisplay = 3
-        self.viewer.scene.camera.angles = CAMERA_ANGLES
-        ours = [layer for layer in self.viewer.layers if layer.metadata.get(KEY) in (_shown(self.view), "density")]
-        self.viewer.reset_view(layers=ours, reset_camera_angle=False)
-        self.viewer.scene.camera.zoom *= 1.3  # napari leaves room for every way to turn
+    def _look(self, picture: Picture) -> None:
+        """Look obliquely, and fit the places of the maps, not their shapes: those change all the time."""
+        camera, box = self.viewer.scene.camera, 1.0 / picture.snapshot.intensity.voxel_size
+        both = picture.surface is not None
+        left, right = INTENSITY_X - INTENSITY_WIDTH / 2, (DENSITY_X if both else INTENSITY_X) + INTENSITY_WIDTH / 2
+        camera.angles = CAMERA_ANGLES
+        camera.center = (0.0, 0.0, box * (left + right) / 2)
+        height, width = self.viewer.canvas.size
+        camera.zoom = min(width / (box * (right - left)), height / (box * INTENSITY_WIDTH)) * 0.95
         self._camera = self._camera_now()
 
     def _camera_now(self) -> tuple[float, ...]:

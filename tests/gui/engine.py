@@ -10,7 +10,7 @@ N = 21
 
 
 class GuiEngine:
-    """Grows a bright blob; gives `steps` steps of `step_s`, and raises `error` at step `fail_at`."""
+    """Grows a bright blob, wider with every step; `steps` steps of `step_s`, and `error` at step `fail_at`."""
 
     batch_size = 10
 
@@ -36,7 +36,8 @@ class GuiEngine:
 
     def snapshot(self, all_poses=True):
         distance = np.linalg.norm(np.indices((N, N, N)) - N // 2, axis=0)
-        intensity = Volume((1 + self.done) * np.exp(-((distance / 4) ** 2)).astype(np.float32), 1 / 80, "1/angstrom")
+        blob = (1 + self.done) * np.exp(-((distance / (3 + 0.1 * self.done)) ** 2))
+        intensity = Volume(blob.astype(np.float32), 1 / 80, "1/angstrom")
         quaternion = np.random.default_rng(self.done).normal(size=(50, 4)).astype(np.float32)
         quaternion /= np.linalg.norm(quaternion, axis=1, keepdims=True)
         rows = np.ones(50, np.float32)

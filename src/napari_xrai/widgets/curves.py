@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pyqtgraph as pg
 from qtpy.QtCore import QSize
-from qtpy.QtWidgets import QTabWidget, QWidget
+from qtpy.QtWidgets import QTableWidget, QTableWidgetItem, QTabWidget, QWidget
 
 from ..layers import Curves
 
 HALF_SET_CUT = 0.5
+ROW_HEIGHT = 20
 
 
 class CurvesView(QTabWidget):
-    """Three plots in tabs; `show_curves` renews them, it computes nothing."""
+    """Three plots and a table in tabs; it computes nothing."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -25,7 +28,7 @@ class CurvesView(QTabWidget):
         for name, title, tip in (
             ("resolution", "Resolution", "Where two half-sets of the frames still agree (correlation 0.5)"),
             ("half_cc", "Half-sets", "Correlation of two half-sets of the frames on shells of |q|"),
-            ("likelihood", "Log-likelihood", "Mean per frame: how well the volume explains the frames"),
+            ("likelihood", "Likelihood", "Mean per frame: how well the volume explains the frames"),
         ):
             plot = pg.PlotWidget(self)
             plot.setMenuEnabled(False)
@@ -40,19 +43,28 @@ class CurvesView(QTabWidget):
         )
         self._plots["half_cc"].addItem(self._cut)
         self._plots["half_cc"].setYRange(-0.05, 1.05, padding=0)
+        self._facts = QTableWidget(0, 2, self)
+        self._facts.setObjectName("xrai-chosen")
+        self._facts.horizontalHeader().hide()
+        self._facts.horizontalHeader().setStretchLastSection(True)
+        self._facts.verticalHeader().hide()
+        self._facts.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
+        self._facts.setShowGrid(False)
+        self.setTabToolTip(self.addTab(self._facts, "Chosen"), "What was chosen from the data")
         self._label_axes(calibrated=True)
         self.clear_curves()
 
     def sizeHint(self) -> QSize:  # noqa: D102
-        return QSize(340, 175)
+        return QSize(340, 165)
 
     def minimumSizeHint(self) -> QSize:  # noqa: D102
-        return QSize(200, 140)
+        return QSize(200, 130)
 
     def clear_curves(self) -> None:
         """Empty plots, for a new run."""
         for name in self._lines:
             self._draw(name, np.zeros(0), np.zeros(0))
+        self.show_facts({})
 
     def show_curves(self, curves: Curves) -> None:
         """Draw the newest curves."""
@@ -61,6 +73,19 @@ class CurvesView(QTabWidget):
         self._draw("resolution", seen, curves.resolution)
         self._draw("likelihood", seen, curves.log_likelihood)
         self._draw("half_cc", curves.q, curves.half_cc)
+
+    def show_facts(self, facts: Mapping[str, str]) -> None:
+        """What the engine chose from the data, a row each."""
+        self._facts.setRowCount(len(facts))
+        for row, fact in enumerate(facts.items()):
+            for column, text in enumerate(fact):
+                item = self._facts.item(row, column)
+                if item is None:
+                    self._facts.setItem(row, column, QTableWidgetItem(text))
+                elif item.text() != text:
+                    item.setText(text)
+            self._facts.setRowHeight(row, ROW_HEIGHT)
+        self._facts.resizeColumnToContents(0)
 
     def set_colors(self, background: str, text: str, line: str) -> None:
         """Follow the theme."""
@@ -83,7 +108,7 @@ class CurvesView(QTabWidget):
 
     def _label_axes(self, calibrated: bool) -> None:
         labels = {
-            "resolution": ("resolution (Å)" if calibrated else "radius (detector voxels)", "frames seen"),
+            "resolution": ("resolution (Å)" if calibrated else "radius (voxels)", "frames seen"),
             "half_cc": ("half-set CC", "q = 1/d (Å⁻¹)" if calibrated else "|q| (detector voxels)"),
             "likelihood": ("log-likelihood / frame", "frames seen"),
         }

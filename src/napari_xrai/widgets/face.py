@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from qtpy.QtCore import QSize, Qt, Signal
@@ -103,7 +104,7 @@ class Face(QWidget):
         self._color_status()
 
     def say_facts(self, words: str) -> None:
-        """What was found out or chosen, in small."""
+        """Where the frames went, in small."""
         self.facts.setText(words)
         self.facts.setVisible(bool(words))
 
@@ -118,10 +119,11 @@ class Face(QWidget):
         if not unknown:
             self.progress.setValue(0 if fraction is None else round(1000 * fraction))
 
-    def show_result(self, picture: Picture) -> None:
-        """The views beside the canvas."""
-        self.pose_view.show_poses(picture.poses)
-        self.curves_view.show_curves(picture.curves)
+    def result_steps(self, picture: Picture) -> Iterator[Callable[[], None]]:
+        """Renew the views beside the canvas, a piece at a time."""
+        yield lambda: self.pose_view.show_poses(picture.poses)
+        yield lambda: self.curves_view.show_curves(picture.curves)
+        yield lambda: self.curves_view.show_facts(picture.snapshot.facts)
 
     def clear_result(self) -> None:
         """Empty views, for a new run."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,7 +18,7 @@ from ..settings import EngineSettings, Settings
 from .drop import local_paths
 from .face import Face, Tone
 from .inputs import Found, Inputs, look_into
-from .words import ago_words, facts_words, progress_words, verdict_words
+from .words import ago_words, frames_words, progress_words, verdict_words
 from .worker import FollowJob, Job, ReconstructionJob, start_worker
 
 if TYPE_CHECKING:
@@ -28,6 +28,11 @@ State = Literal["idle", "running", "stopping"]
 
 PULL_MS = 100
 """The panel looks for a new picture so long after it has dealt with the last: it can never fall behind."""
+
+BETWEEN_STEPS_MS = 15
+"""Between the pieces of showing a picture the window may answer."""
+
+PACE_EVERY_S = 0.5
 
 CLOSE_WAIT_S = 30.0
 """Closing waits so long for the checkpoint to be complete."""
@@ -54,6 +59,8 @@ class ReconstructPanel(Face):
         self._job: Job | None = None
         self._error: Exception | None = None
         self._last: Picture | None = None
+        self._steps: Iterator[Callable[[], None]] = iter(())
+        self._next_pace = 0.0
         self._out_by_user = self._pausing = False
         self._queue: list[Path] = []
         self._reading = self._start_when_read = False
@@ -234,7 +241,7 @@ class ReconstructPanel(Face):
         """The worker is done, its clean-up included."""
         if job is not self._job:
             return
-        self._take_picture()
+        self._show_to_the_end()
         self._job = None
         self._pull_timer.stop()
         self.show_progress(None, "")
@@ -254,28 +261,44 @@ class ReconstructPanel(Face):
         self.say(f"{verdict_words(snapshot)}. {saved}".replace("..", "."), tone)
 
     def _pull(self) -> None:
-        """Take what is new, show it, and only then look again."""
+        """Take what is new, show it piece by piece, and only then look again."""
         job = self._job
         if job is None:
             return
-        self._take_picture()
-        if isinstance(job, ReconstructionJob):
-            self._show_pace(job)
-        elif isinstance(job, FollowJob):
-            self._show_written(job)
-        self._pull_timer.start(PULL_MS)
+        step = next(self._steps, None)
+        if step is None:
+            self._take_picture()
+        else:
+            step()
+        if time.monotonic() >= self._next_pace:
+            self._next_pace = time.monotonic() + PACE_EVERY_S
+            if isinstance(job, ReconstructionJob):
+                self._show_pace(job)
+            elif isinstance(job, FollowJob):
+                self._show_written(job)
+        self._pull_timer.start(PULL_MS if step is None else BETWEEN_STEPS_MS)
 
     def _take_picture(self) -> None:
+        """Begin to show the newest picture, if there is a new one."""
         picture = self._job.take_picture() if self._job else None
-        if picture is None:
-            return
-        self._choose_view()
-        self._last = picture
-        self.result_layers.show(picture)
-        self.show_result(picture)
+        if picture is not None:
+            self._last = picture
+            self._steps = self._show_steps(picture)
+
+    def _show_steps(self, picture: Picture) -> Iterator[Callable[[], None]]:
+        yield self._choose_view
+        yield from self.result_layers.steps(picture)
+        yield from self.result_steps(picture)
         if isinstance(self._job, ReconstructionJob):
-            self.say(verdict_words(picture.snapshot))
-        self.say_facts(facts_words(picture.snapshot))
+            yield lambda: self.say(verdict_words(picture.snapshot))
+        yield lambda: self.say_facts(frames_words(picture.snapshot))
+
+    def _show_to_the_end(self) -> None:
+        """The last picture, at once."""
+        for _ in range(2):  # the one being shown, and the one that may wait behind it
+            for step in self._steps:
+                step()
+            self._take_picture()
 
     def _show_pace(self, job: ReconstructionJob) -> None:
         session, progress = job.session, job.progress

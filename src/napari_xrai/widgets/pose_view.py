@@ -40,7 +40,7 @@ class PoseView(QWidget):
         self._coloring.currentIndexChanged.connect(self._draw)
         # the canvas is napari's kind of widget; its own hint would collapse it to a sliver
         self._canvas = scene.SceneCanvas(keys=None, show=False, parent=self, size=(320, 150))
-        self._canvas.native.setMinimumSize(160, 110)
+        self._canvas.native.setMinimumSize(160, 95)
         self._canvas.events.draw.connect(self._ask_renderer)
         self._view = self._canvas.central_widget.add_view()
         self._view.camera = scene.TurntableCamera(fov=0, elevation=20, azimuth=30, distance=3, scale_factor=2.05)
@@ -62,10 +62,10 @@ class PoseView(QWidget):
         layout.addWidget(self._canvas.native, 1)
 
     def sizeHint(self) -> QSize:  # noqa: D102
-        return QSize(340, 180)
+        return QSize(340, 165)
 
     def minimumSizeHint(self) -> QSize:  # noqa: D102
-        return QSize(200, 135)
+        return QSize(200, 125)
 
     @property
     def software_rendering(self) -> bool:
@@ -84,9 +84,7 @@ class PoseView(QWidget):
         self._cloud = cloud
         shown = len(cloud.direction)
         self._words.setText(
-            f"Beam directions, {shown:,} of {cloud.total:,}"
-            if shown < cloud.total
-            else f"Beam directions, {shown:,} patterns"
+            f"{shown:,} of {cloud.total:,} beam directions" if shown < cloud.total else f"{shown:,} beam directions"
         )
         self._draw()
 

@@ -47,11 +47,13 @@ def verdict_words(snapshot: Snapshot) -> str:
     return f"{head}: {snapshot.reason}" if snapshot.reason else head
 
 
-def facts_words(snapshot: Snapshot) -> str:
-    """Where the frames went, and what the engine chose from the data."""
+def frames_words(snapshot: Snapshot) -> str:
+    """Where the frames went; nothing while none has a fate yet."""
     counters = snapshot.counters
+    if not counters.received:
+        return ""
     fates = [f"{counters.used:,} of {counters.received:,} frames used"]
     for name in ("junk", "not_hit", "dropped"):
         if number := getattr(counters, name):
             fates.append(f"{number:,} {name.replace('_', ' ')}")
-    return " · ".join(fates + [f"{name} {value}" for name, value in snapshot.facts.items()])
+    return " · ".join(fates)

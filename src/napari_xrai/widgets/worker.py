@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 POLL_S = 1.0
 TICK_S = 0.1
+NICER = 5
+SWITCH_S = 0.001
 
 
 ErrorSlot = Callable[["Job", Exception], None]
@@ -95,6 +97,15 @@ class ReconstructionJob(Job):
     def run(self) -> Iterator[None]:
         """Reconstruct; closing the generator stops and saves."""
         _give_way_to_the_window()
+        interval = sys.getswitchinterval()
+        # drawing takes Python's lock hundreds of times a frame, and each time waits for the worker to give it up
+        sys.setswitchinterval(min(interval, SWITCH_S))
+        try:
+            yield from self._reconstruct()
+        finally:
+            sys.setswitchinterval(interval)
+
+    def _reconstruct(self) -> Iterator[None]:
         session = self.session = open_session(self.settings, self.out, resume=self.resume_run)
         if self._pausing:
             session.pause()
@@ -221,5 +232,6 @@ def start_worker(parent: QObject, job: Job, errored: ErrorSlot, ended: EndSlot) 
 def _give_way_to_the_window() -> None:
     """Let the window's threads go first: on Linux niceness belongs to the thread, and to those it starts."""
     if sys.platform == "linux":
+        window, here = os.getpriority(os.PRIO_PROCESS, os.getpid()), threading.get_native_id()
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
+            os.setpriority(os.PRIO_PROCESS, here, min(19, window + NICER))
