@@ -241,8 +241,8 @@ class Snapshot:
     status : (received,) uint8
         Fate of every received frame: `USED`, `JUNK`, `NOT_HIT`, `DROPPED`.
     history : dict of str to (T,) float64
-        Curves over the run, all of one length: ``frames_seen``, ``log_likelihood`` (mean per frame),
-        ``resolution_q`` (NaN until halves exist; in the intensity's units).
+        Curves over the run, all of one length: ``frames_seen``, ``log_likelihood`` (mean per frame, over
+        that of a structureless particle), ``resolution_q`` (NaN until halves exist; in the intensity's units).
     shells : dict of str to (S,) float64
         Curves over |q|: ``q`` (in the intensity's units), ``half_cc``, ``weight``.
     resolution_A : float or None

@@ -21,6 +21,9 @@ F64 = NDArray[np.float64]
 Proposer = Callable[[SparsePhotons], F32]
 """Names poses (N, C, 3, 3) for a batch of N frames."""
 
+HALF_TURN = RZ_PI.astype(np.float32)
+"""Of the frame: on a flat Ewald sphere R and R·Rz(π) see the same, so both are always candidates."""
+
 DIRECTIONS_KEPT = 6
 CANDIDATES_REFINED = 3
 SAMPLES_PER_MODE = 2
@@ -88,7 +91,7 @@ def candidates(photons: SparsePhotons, proposers: Sequence[Proposer], table: Fra
     if known.any() or not named:
         named.append(last[:, None])
     found = np.concatenate(named, 1)
-    return np.concatenate([found, found @ RZ_PI], 1)
+    return np.concatenate([found, found @ HALF_TURN], 1)
 
 
 def by_search(search: PolarSearch) -> Proposer:
@@ -99,6 +102,6 @@ def by_search(search: PolarSearch) -> Proposer:
 def same_mode(a: F32, b: F32) -> NDArray[np.bool_]:
     """Whether rotations a and b (…, 3, 3) lie within 10° of each other, modulo Rz(π) on the frame's side."""
     diagonal = np.einsum("...ij,...ij->...j", a, b)
-    half_turned = diagonal @ np.diagonal(RZ_PI)
+    half_turned = diagonal @ np.diagonal(HALF_TURN)
     trace = np.maximum(diagonal.sum(-1), half_turned)
     return np.asarray((trace - 1) / 2 > SAME_MODE)

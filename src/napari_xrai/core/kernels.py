@@ -8,6 +8,7 @@ the middle.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -266,7 +267,6 @@ def deposit(rotation, weight, node, node_rotation, m, scale, amplitude):  # type
 @_njit
 def fluence_term(total, photons, shape):  # type: ignore[no-untyped-def]
     """−log of what the fluence costs: fixed fluence (shape = inf), or marginalised over Gamma(shape, mean 1)."""
-    total = max(total, 1e-3)  # interpolation must not make the logarithm's argument negative
     total = max(total, 1e-3)  # a truncated series of harmonics can fall below zero
     if math.isinf(shape):
         return -total
@@ -382,7 +382,7 @@ def refine(  # type: ignore[no-untyped-def]
             damping = PRIOR
             for _ in range(steps):
                 cholesky(h, damping, chol)
-                if newton_step(chol, g, longest, omega) < 0.003:
+                if not newton_step(chol, g, longest, omega) >= 0.003:
                     break
                 rotate(omega, r, trial)
                 new = pose_score(
@@ -438,3 +438,28 @@ def sample_modes(  # type: ignore[no-untyped-def]
             total += weight[f, i]
         for i in range(weight.shape[1]):
             weight[f, i] /= total
+
+
+def compile_kernels() -> Iterator[None]:
+    """Compile every kernel, or load it from numba's cache; yields after each. Minutes of nothing would worry a user."""
+    edge, m = 5, 7
+    rotation, point = np.eye(3, dtype=np.float32)[None], np.zeros((1, 3), np.float32)
+    grid, halves = np.ones(edge**3, np.float32), np.zeros((edge**3, 2), np.float32)
+    table, node = np.ones((1, 1), np.float32), np.zeros(m**3, np.int32)
+    photons = (np.zeros(1, np.int64), np.ones(1, np.int64), np.ones(1, np.float32), point, np.zeros(1, np.int32))
+    frame = (*photons, np.ones(1, np.float32), grid, edge, table, node, rotation, m, 2.0, math.inf)
+    mode, fisher, value = rotation[None].copy(), np.zeros((1, 1, 3, 3)), np.zeros((1, 1))
+    one, lit = np.ones(1), (photons[0], photons[1], photons[4], np.ones(1, np.float32))
+    for kernel, arguments in (
+        (gather, (rotation, point, grid, edge, np.zeros((1, 1), np.float32))),
+        (scatter, (rotation, point, np.ones((1, 1), np.float32), grid.copy(), edge)),
+        (scatter_halves, (rotation, point, np.ones((1, 1, 2), np.float32), halves, edge)),
+        (scatter_photons, (rotation, photons[0], one, point, *lit, grid.copy(), edge)),
+        (expected_totals, (rotation, table, node, rotation, m, 2.0, one)),
+        (deposit, (rotation, one, node, rotation, m, 2.0, np.zeros((1, 1)))),
+        (score, (mode, *frame, value)),
+        (refine, (mode, *frame, 1, 0.2, fisher, value)),
+        (sample_modes, (mode, fisher, *frame, 1.0, np.zeros((1, 1, 1, 3)), mode.copy(), value)),
+    ):
+        kernel(*arguments)
+        yield

@@ -36,6 +36,8 @@ class PoseLikelihood:
     Parameters
     ----------
     pixels : Pixels
+    brightness : (U,) float32
+        Mean photons per frame and pixel of a structureless particle.
     exposure : ExposureTable
     log_grid : (edge³) float32
         log ratio of the field.
@@ -49,7 +51,7 @@ class PoseLikelihood:
     """
 
     def __init__(
-        self, pixels: Pixels, exposure: ExposureTable, log_grid: F32, table: F32,
+        self, pixels: Pixels, brightness: F32, exposure: ExposureTable, log_grid: F32, table: F32,
         radius: float, fluence_shape: float, threads: int,
     ) -> None:  # fmt: skip
         self.n_pixels = pixels.within(radius)
@@ -57,6 +59,7 @@ class PoseLikelihood:
         self.table = (table, exposure.node, exposure.rotation, exposure.m, exposure.scale)
         self.field = (log_grid, pixels.edge)
         self.q = pixels.q
+        self.structureless = float(brightness[: self.n_pixels].sum())
 
     def _frames(self, photons: SparsePhotons) -> list[tuple[slice, tuple[object, ...]]]:
         """Split the frames over threads: rows, and what every kernel needs of them."""
@@ -125,6 +128,16 @@ class PoseLikelihood:
             self._frames(photons), self.threads,
         )  # fmt: skip
         return out, weight
+
+    def gain(self, value: F64, total: NDArray[np.floating]) -> F64:
+        """Log-likelihood `value` (N,) over that of a structureless particle, for frames with `total` (N,) photons.
+
+        Comparable between resolutions, unlike the likelihood itself: 0 says that the pose explains nothing.
+        """
+        if np.isinf(self.shape):
+            return np.asarray(value + self.structureless)
+        cost = (total + self.shape) * np.log((self.structureless + self.shape) / (1 + self.shape))
+        return np.asarray(value + cost)
 
     def fluence(self, rotation: F32, total: NDArray[np.floating]) -> F64:
         """(J,) mean fluence of frames with `total` (J,) photons at poses `rotation` (J, 3, 3)."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from . import kernels
 from .agreement import intensity_agreement
 from .amortised import AmortisedPoses
 from .bootstrap import bootstrap
@@ -117,11 +118,11 @@ class Reconstruction:
         self.table = FrameTable(n_frames or 0)
         self.rng = np.random.default_rng(settings.seed)
         self.facts: dict[str, str] = {}
-        self.history: dict[str, list[float]] = {"frames_seen": [], "log_likelihood": [], "resolution_q": []}
+        self.history: dict[str, list[float]] = {name: [] for name in HISTORY}
         self.field: VoxelField | None = None
         self.carried: tuple[list[F32], list[F32]] | None = None
         self.halves: ShellCurve | None = None
-        self.phase, self.fraction, self.seen = "reading frames", 0.0, 0
+        self.phase, self.fraction, self.seen = "getting ready (slow the first time)", 0.0, 0
         self.passes_done = self.updates = 0
         self.begun = False
         self.restored: tuple[F32, F32] | None = None
@@ -141,6 +142,8 @@ class Reconstruction:
             Where the stream holds no frame with photons on usable pixels.
         """
         torch.set_num_threads(self.settings.threads)
+        yield from self._with_progress(kernels.compile_kernels())
+        self.phase = "reading frames"
         reservoir, whole = yield from self._gather(batches)
         self._measure(reservoir)
         if not self.begun:
@@ -221,6 +224,8 @@ class Reconstruction:
         for start in range(MOST_STARTS):
             rng = np.random.default_rng([self.settings.seed, start])
             self.field, self.table, self.updates = self._new_field(rng), FrameTable(), 0
+            self.table.adopt(received)
+            self.history = {name: [] for name in HISTORY}
             self.phase, self.radius, self.carried = f"start {start + 1}", self.start_radius, None
             span = SHARE_OF_STARTS / 2 if start < 2 else 0.0
             base = SHARE_OF_STARTS / 2 * min(start, 2)
@@ -239,12 +244,11 @@ class Reconstruction:
             agreements = [self._agreement(ratio) for ratio in found]
             found.append(self.field.ratio)
             if likelihood > best:
-                best, kept = likelihood, (self.field, self.table, self.carried, self.radius)
+                best, kept = likelihood, (self.field, self.table, self.carried, self.radius, self.history)
             if agreements and max(agreements) > AGREEMENT:
                 break
         self.agreement = max(agreements, default=0.0)
-        self.field, self.table, self.carried, self.radius = kept
-        self.table.adopt(received)
+        self.field, self.table, self.carried, self.radius, self.history = kept
         self.facts["starts"] = f"{len(found)}, of which the best two agree to {self.agreement:.2f}"
 
     def _agreement(self, ratio: F32) -> float:
@@ -263,7 +267,7 @@ class Reconstruction:
     def _pass(
         self, stream: Iterable[SparsePhotons], n_frames: int, proposals: str, start: float, span: float
     ) -> Generator[Progress, None, None]:  # fmt: skip
-        """See every frame once: infer its pose, merge it; update the field at the end, on long streams before."""
+        """See every frame once: infer its pose, merge it; update the field at the end (often, on long streams)."""
         reach = self.radius + MARCH * self.speckle.size + NEIGHBOURS  # as far as the next update may look
         evidence = Evidence(self.pixels, self.exposure, reach, self.settings.threads)
         previous = self.carried
@@ -288,7 +292,14 @@ class Reconstruction:
         making = self.exposure.totals(field.ratio, field.edge, self.radius, threads)
         table = yield from self._with_progress(making)
         likelihood = PoseLikelihood(
-            self.pixels, self.exposure, field.log_grid(), table, self.radius, self.fluence_shape, threads
+            self.pixels,
+            self.brightness,
+            self.exposure,
+            field.log_grid(),
+            table,
+            self.radius,
+            self.fluence_shape,
+            threads,
         )
         proposers: list[Proposer] = []
         if proposals in ("search", "both"):
@@ -315,8 +326,8 @@ class Reconstruction:
     ) -> F64:
         """Infer a batch and lay it into the evidence.
 
-        Returns sums over the batch: frames, log-likelihood, frames whose pose stayed, and the moments K, S, K², KS, S²
-        of photons K counted and S expected.
+        Returns sums over the batch: frames, log-likelihood gained, frames whose pose stayed, and the moments
+        K, S, K², KS, S² of photons K counted and S expected.
         """
         last, known = self.table.rotation(photons.index)
         beta = FIRST_BETA ** max(0.0, 1 - self.updates / MARCHING_UPDATES)
@@ -325,11 +336,12 @@ class Reconstruction:
         evidence.add(
             photons, found.row, found.sample, found.weight, likelihood.fluence(found.sample, totals[found.row])
         )
+        gain = likelihood.gain(found.log_likelihood, totals)
         fluence = likelihood.fluence(found.rotation, totals)
-        self.table.put(photons.index, found.rotation, fluence, found.log_likelihood, found.confidence)
+        self.table.put(photons.index, found.rotation, fluence, gain, found.confidence)
         stayed = float((same_mode(last, found.rotation) & known).sum())
         k, s = totals.astype(np.float64), likelihood.expected(found.rotation)
-        return np.array([len(k), found.log_likelihood.sum(), stayed, k.sum(), s.sum(), k @ k, k @ s, s @ s])
+        return np.array([len(k), gain.sum(), stayed, k.sum(), s.sum(), k @ k, k @ s, s @ s])
 
     def _update(
         self, evidence: Evidence, previous: tuple[list[F32], list[F32]] | None, share: float,
@@ -454,6 +466,8 @@ class Reconstruction:
         self.table = FrameTable.of({n.removeprefix("frame_"): a for n, a in arrays.items() if n.startswith("frame_")})
         self.restored = arrays["ratio"], arrays["exposure"]
 
+
+HISTORY = ("frames_seen", "log_likelihood", "resolution_q")
 
 CONTINUED = (
     "history",
