@@ -26,6 +26,9 @@ NEGLIGIBLE_HARMONIC = 4e-3
 
 MOST_HARMONICS = 16
 
+LEAST_POINTS = 2 * MOST_HARMONICS + 8
+"""Points on a ring: with fewer, a high harmonic would take V's mean for itself."""
+
 DIRECTIONS_PER_STEP = 128
 
 FINE_RADIUS = 10.0
@@ -68,36 +71,45 @@ class ExposureTable:
         total = np.bincount(ring, brightness)
         mean_radius = np.bincount(ring, pixels.rho) / np.maximum(np.bincount(ring), 1)
         present = np.flatnonzero(total > 0)
-        length = np.maximum(16, (2 * np.pi * mean_radius[present]).astype(int))
+        length = np.maximum(LEAST_POINTS, (2 * np.pi * mean_radius[present]).astype(int))
         self.ring_of_point = np.repeat(present, length)
         azimuth = np.concatenate([np.arange(k) * 2 * np.pi / k for k in length])
-        self.rho = mean_radius[self.ring_of_point]
-        depth = np.sqrt(pixels.ewald_radius**2 - self.rho**2) - pixels.ewald_radius
-        self.point = np.stack([self.rho * np.cos(azimuth), self.rho * np.sin(azimuth), depth], -1).astype(np.float32)
-        orients = np.arange(len(ring)) < pixels.n_orient
-        orient = _ring_moments(ring, brightness * orients, pixels.azimuth)
-        merge = _ring_moments(ring, brightness, pixels.azimuth)
-        strength = np.abs(orient).sum(1) / np.abs(orient[0]).sum()
-        self.harmonics = int(np.flatnonzero(strength > NEGLIGIBLE_HARMONIC)[-1])
-        share = 1.0 / np.repeat(length, length)
-        self.orient_basis = self._basis(orient, azimuth, share)
-        self.merge_basis = self._basis(merge, azimuth, share)
+        rho = mean_radius[self.ring_of_point]
+        depth = np.sqrt(pixels.ewald_radius**2 - rho**2) - pixels.ewald_radius
+        self.point = np.stack([rho * np.cos(azimuth), rho * np.sin(azimuth), depth], -1).astype(np.float32)
+        self.pixels, self.ring, self.brightness = pixels, ring, brightness
+        self.azimuth, self.share = azimuth, 1.0 / np.repeat(length, length)
+        self.harmonics = MOST_HARMONICS
+        strength = np.abs(self._moments(pixels.n_orient)).sum(1)
+        self.harmonics = int(np.flatnonzero(strength > NEGLIGIBLE_HARMONIC * strength[0])[-1])
 
-    def _basis(self, moment: NDArray[np.complex128], azimuth: NDArray[np.float64], share: NDArray[np.float64]) -> F32:
-        """(points, 1 + 2K): takes V on the ring points to the table's columns."""
-        column = [moment[0].real[self.ring_of_point] * share]
+    def _moments(self, n_pixels: int) -> NDArray[np.complex128]:
+        """(1 + K, rings) Σ over each ring's pixels among the first `n_pixels` of brightness · e^{ikφ}."""
+        ring, weight, rings = self.ring[:n_pixels], self.brightness[:n_pixels], self.ring.max() + 1
+        phase = np.arange(self.harmonics + 1)[:, None] * self.pixels.azimuth[:n_pixels]
+        return np.array([
+            np.bincount(ring, weight * np.cos(p), rings) + 1j * np.bincount(ring, weight * np.sin(p), rings)
+            for p in phase
+        ])  # fmt: skip
+
+    def _points(self, n_pixels: int) -> tuple[F32, F32]:
+        """Ring points that the first `n_pixels` pixels look at, and the (points, 1 + 2K) basis that takes V on them to
+        the table's columns: these pixels and no others.
+        """
+        moment = self._moments(n_pixels)
+        column = [moment[0].real[self.ring_of_point] * self.share]
         for k in range(1, self.harmonics + 1):
-            wave = 2 * moment[k][self.ring_of_point] * np.exp(-1j * k * azimuth) * share
+            wave = 2 * moment[k][self.ring_of_point] * np.exp(-1j * k * self.azimuth) * self.share
             column += [wave.real, -wave.imag]
-        return np.stack(column, -1).astype(np.float32)
+        seen = column[0] > 0
+        return self.point[seen], np.stack(column, -1)[seen].astype(np.float32)
 
     def totals(self, grid: F32, edge: int, radius: float, threads: int) -> Generator[None, None, F32]:
         """Tabulate the photons expected on orienting pixels within `radius` voxels of the beam.
 
         Yields between steps of work; returns a (nodes, 1 + 2K) table for `kernels.expected_total`.
         """
-        within = self.rho < radius + 0.5
-        point, basis = self.point[within], self.orient_basis[within]
+        point, basis = self._points(self.pixels.within(radius))
         table = np.empty((len(self.rotation), basis.shape[1]), np.float32)
 
         def tabulate(part: slice) -> None:
@@ -113,7 +125,7 @@ class ExposureTable:
 
     def amplitudes(self) -> NDArray[np.float64]:
         """(nodes, 1 + 2K) zeros, for poses to be laid on by `deposit`."""
-        return np.zeros((len(self.rotation), self.merge_basis.shape[1]))
+        return np.zeros((len(self.rotation), 1 + 2 * self.harmonics))
 
     def deposit(self, rotation: F32, weight: NDArray[np.float64], amplitude: NDArray[np.float64]) -> None:
         """Lay poses (J, 3, 3) with weights (J,) on the directions."""
@@ -122,14 +134,14 @@ class ExposureTable:
     def spread(
         self, amplitudes: list[NDArray[np.float64]], radius: float, edge: int, threads: int
     ) -> Generator[None, None, list[F32]]:  # fmt: skip
-        """The volumes (edge³) of exposure behind two `amplitudes`, from all pixels within `radius` of the beam.
+        """The volumes (edge³) of exposure behind two `amplitudes`, from orienting pixels within `radius` of the beam,
+        or from all pixels where it is infinite.
 
         The adjoint of `totals`. Yields between steps of work.
         """
-        within = self.rho < radius + 0.5
-        point = self.point[within]
+        point, basis = self._points(self.pixels.within(radius) if np.isfinite(radius) else len(self.pixels.rho))
+        basis = np.ascontiguousarray(basis.T)
         grids = [np.zeros((edge**3, 2), np.float32) for _ in range(2)]  # always two, whatever the threads: same sums
-        basis = np.ascontiguousarray(self.merge_basis[within].T)
         lit = np.flatnonzero((amplitudes[0][:, 0] > 0) | (amplitudes[1][:, 0] > 0))
 
         def scatter(job: tuple[F32, slice]) -> None:
@@ -144,11 +156,3 @@ class ExposureTable:
             in_threads(scatter, list(zip(grids, parts[pair], strict=False)), threads)
             yield
         return [np.ascontiguousarray(grids[0][:, half] + grids[1][:, half]) for half in range(2)]
-
-
-def _ring_moments(
-    ring: NDArray[np.int64], weight: NDArray[np.floating], azimuth: NDArray[np.float64]
-) -> NDArray[np.complex128]:
-    """(1 + MOST_HARMONICS, rings) Σ over each ring's pixels of weight · e^{ikφ}."""
-    phase = np.arange(MOST_HARMONICS + 1)[:, None] * azimuth
-    return np.array([np.bincount(ring, weight * np.cos(p)) + 1j * np.bincount(ring, weight * np.sin(p)) for p in phase])
