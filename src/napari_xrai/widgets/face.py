@@ -160,7 +160,7 @@ class Face(QWidget):
         link = "#7aa2ff" if theme.type == "dark" else "#1f4fd1"
         self.drop_zone.set_colors(colors["primary"], colors["current"], link)
         self.pose_view.set_colors(colors["background"], colors["foreground"])
-        self.curves_view.set_colors(colors["background"], colors["text"], colors["current"])
+        self.curves_view.set_colors(colors["background"], colors["text"], link)
         self._color_status()
         self._color_run_button()
 
@@ -241,7 +241,7 @@ class Face(QWidget):
         if self._theme is None:
             return
         strong = self.run_button.isEnabled() and self.run_button.property("state") == "idle"
-        accent = self._theme.current.as_hex()
+        accent = self._theme.current.as_hex() if self._theme.type == "dark" else "#2f57d0"
         self.run_button.setStyleSheet(f"background-color: {accent}; font-weight: bold; color: white;" if strong else "")
 
 
