@@ -13,8 +13,8 @@ from napari_xrai.core.pixels import Pixels, SparsePhotons, pixels_of
 from napari_xrai.core.rotations import random_rotations
 
 
-def atoms_of(seed: int, n: int = 12, spread: float = 0.06) -> np.ndarray:
-    """(n, 3) positions of point atoms, in 1/voxel: a particle without symmetry, about 0.2 across."""
+def atoms_of(seed: int, n: int = 12, spread: float = 0.045) -> np.ndarray:
+    """(n, 3) positions of point atoms, in 1/voxel: a particle without symmetry, with speckles about 4 voxels wide."""
     return spread * np.random.default_rng(seed).normal(size=(n, 3))
 
 
@@ -24,9 +24,10 @@ def intensity_ratio(atoms: np.ndarray, edge: int) -> np.ndarray:
     z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
     q = np.stack([x, y, z], -1).reshape(-1, 3)
     intensity = np.abs(np.exp(2j * np.pi * (q @ atoms.T)).sum(1)) ** 2
-    shell = np.rint(np.linalg.norm(q, axis=1)).astype(int)
+    radius = np.linalg.norm(q, axis=1)
+    shell = np.rint(radius).astype(int)
     mean = np.bincount(shell, intensity) / np.bincount(shell)
-    return np.maximum(intensity / mean[shell], 0.05).astype(np.float32)
+    return np.maximum(intensity / np.interp(radius, np.arange(len(mean)), mean), 0.05).astype(np.float32)
 
 
 def lopsided_detector(side: int = 32) -> Detector:

@@ -1,0 +1,109 @@
+"""Photons expected at every pose, from a table; and its adjoint, where in 3D a set of poses has looked."""
+
+import numpy as np
+import pytest
+from conftest import bench, lopsided_detector
+from test_likelihood import exhaust
+
+from napari_xrai.core.detector import square_detector
+from napari_xrai.core.evidence import Evidence
+from napari_xrai.core.exposure import ExposureTable
+from napari_xrai.core.field import RadialProfile, VoxelField
+from napari_xrai.core.kernels import expected_totals
+from napari_xrai.core.rotations import random_rotations
+
+
+def tabulated(exposure, table, rotation):
+    out = np.empty(len(rotation))
+    expected_totals(rotation, table, exposure.node, exposure.rotation, exposure.m, exposure.scale, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def poses():
+    return random_rotations(200, np.random.default_rng(0)).astype(np.float32)
+
+
+@pytest.mark.parametrize("radius", [6.0, 10.0, 14.0, 17.0])
+@pytest.mark.parametrize("kind", ["lopsided", "round_bench"])
+def test_totals_are_the_sum_over_every_pixel_within_the_radius(kind, radius, poses, request):
+    case = request.getfixturevalue(kind)
+    exposure = ExposureTable(case.pixels, case.brightness)
+    found = tabulated(exposure, exhaust(exposure.totals(case.ratio, case.pixels.edge, radius, 1)), poses)
+    true = case.expected(poses)[:, : case.pixels.within(radius)].sum(1)
+    error = found / true - 1
+    assert abs(error.mean()) < 1e-3  # these pixels, no more and no fewer
+    assert np.sqrt(np.mean(error**2)) < 5e-3
+    assert true.std() > 0.1 * true.mean()  # poses do differ in brightness
+
+
+def test_where_the_mask_has_no_ring_symmetry_turning_the_frame_changes_the_total(lopsided):
+    # half a turn about the beam brings other speckles before the missing quadrant
+    poses = random_rotations(50, np.random.default_rng(1))
+    quarter = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    exposure = ExposureTable(lopsided.pixels, lopsided.brightness)
+    table = exhaust(exposure.totals(lopsided.ratio, lopsided.pixels.edge, 12.0, 1))
+    change = tabulated(exposure, table, (poses @ quarter).astype(np.float32)) - tabulated(
+        exposure, table, poses.astype(np.float32)
+    )
+    true = (lopsided.expected(poses @ quarter) - lopsided.expected(poses))[:, : lopsided.pixels.within(12.0)].sum(1)
+    assert np.abs(true).max() > 10
+    assert np.corrcoef(change, true)[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("radius", [9.0, 17.0])
+def test_spread_is_the_adjoint_of_totals(radius, poses):
+    # ⟨totals(V), poses⟩ = ⟨V, spread(poses)⟩ for any V, in-plane harmonics included
+    detector = lopsided_detector()
+    case = bench(detector.with_mask(np.where(detector.mask == 1, 2, 0)))  # all usable pixels orient
+    edge, rng = case.pixels.edge, np.random.default_rng(2)
+    exposure = ExposureTable(case.pixels, case.brightness)
+    assert exposure.harmonics >= 4
+    grid = rng.normal(size=edge**3).astype(np.float32)
+    table = exhaust(exposure.totals(grid, edge, radius, 1))
+    for half in (0, 1):
+        amplitudes = [exposure.amplitudes(), exposure.amplitudes()]
+        weight = rng.random(len(poses))
+        exposure.deposit(poses, weight, amplitudes[half])
+        laid = exhaust(exposure.spread(amplitudes, radius, edge, 1))
+        assert np.dot(laid[half].astype(np.float64), grid) == pytest.approx(
+            weight @ tabulated(exposure, table, poses), rel=1e-4, abs=1e-3
+        )
+        assert not laid[1 - half].any()
+
+
+def test_exposure_is_conserved_and_equal_for_any_number_of_threads(lopsided, poses):
+    exposure = ExposureTable(lopsided.pixels, lopsided.brightness)
+    amplitudes = [exposure.amplitudes(), exposure.amplitudes()]
+    exposure.deposit(poses, np.full(len(poses), 0.5), amplitudes[0])
+    exposure.deposit(poses, np.full(len(poses), 2.0), amplitudes[1])
+    one, two = (exhaust(exposure.spread(amplitudes, np.inf, lopsided.pixels.edge, t)) for t in (1, 2))
+    for half, weight in enumerate((0.5, 2.0)):
+        np.testing.assert_array_equal(one[half], two[half])
+        expected = weight * len(poses) * lopsided.brightness.sum()  # merge-only pixels too
+        assert one[half].sum(dtype=np.float64) == pytest.approx(expected, rel=5e-3)
+
+
+def test_merging_at_the_true_poses_gives_the_true_particle():
+    case = bench(square_detector((32, 32), 1e-3, 0.2, None, stop_radius_px=2.5))
+    pixels, edge = case.pixels, case.pixels.edge
+    fluence = np.random.default_rng(3).gamma(4.0, 0.25, 2000)
+    photons, rotation = case.frames(2000, seed=4, fluence=fluence)
+    exposure = ExposureTable(pixels, case.brightness)
+    evidence = Evidence(pixels, exposure, np.inf, 1)
+    evidence.add(photons, np.arange(2000), rotation.astype(np.float32), np.ones(2000), fluence)
+    laid, exposed = exhaust(evidence.volumes())
+    counts = np.bincount(photons.pixel, photons.count, len(pixels.rho))
+    field = VoxelField(pixels, RadialProfile(pixels, counts, 2000), np.random.default_rng(0))
+    field.update(laid[0] + laid[1], exposed[0] + exposed[1])
+    assert sum(p.sum(dtype=np.float64) for p in laid) == pytest.approx(photons.count.sum(), rel=1e-4)
+    axis = np.arange(edge) - edge // 2
+    radius = np.sqrt((axis**2)[:, None, None] + (axis**2)[:, None] + axis**2).ravel()
+    for shell in (5, 8, 11, 14):
+        here = np.abs(radius - shell) < 0.5
+        assert np.corrcoef(field.ratio[here], case.ratio[here])[0, 1] > 0.93
+        assert field.ratio[here].mean() == pytest.approx(case.ratio[here].mean(), rel=0.05)
+    # the halves are made of different frames: equal in what is true, different in noise
+    odd, even = (field.estimate(p, e) for p, e in zip(laid, exposed, strict=True))
+    here = np.abs(radius - 8) < 0.5
+    assert 0.8 < np.corrcoef(odd[here], even[here])[0, 1] < 0.9999
