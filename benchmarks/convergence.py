@@ -1,0 +1,252 @@
+"""Does it converge? Cases × seeds × methods: success rate, pose error, shell correlation and cost, beside the floor.
+
+    python benchmarks/convergence.py --data DIR [--cases klh1 2cex …] [--seeds 0 1 2] [--methods engine encoder]
+
+DIR holds klh1/ (photons.emc, det_sim.h5, truth.h5) and pdb/. All other cases are simulated here, the geometry scaled to
+the particle: the detector's edge resolves an eighth of the diameter, speckles are four pixels wide. Each run is a fresh
+process, so that its CPU time and peak memory are its own. A run succeeds when its median pose error is at most
+`SUCCESS` times the case's floor, the error of the likeliest pose given the true volume; where the particle has a
+symmetry that its file does not name (1BXR holds a 222 tetramer), when the shell correlation at 22 voxels exceeds .9.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from napari_xrai.core.field import RadialProfile, VoxelField, grid_radius
+from napari_xrai.core.frames import BAD, Detector, Frames
+from napari_xrai.core.reconstruction import Reconstruction, ReconstructionSettings
+from napari_xrai.core.resolution import sample, sphere_correlation
+from napari_xrai.core.rotations import align_poses, exp_map, quaternion_to_matrix
+from napari_xrai.core.simulate import Preset, Truth, simulate
+from napari_xrai.io.open import open_source
+from napari_xrai.io.structure import read_particle
+from napari_xrai.io.truth import read_truth
+
+RADII = (4, 10, 16, 22, 25, 28, 31)
+SUCCESS = 2.5
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of data.
+
+    Parameters
+    ----------
+    particle : str
+        A file below DIR/pdb (``:assembly`` for its assembly), or a built-in particle.
+    curvature : float
+        q_z/q at the detector's corner.
+    mask : str
+        ``round``: a round beam stop only; ``cross``: a cross-shaped one, and gaps between panels.
+    unnamed_symmetry : bool
+        The particle is symmetric and its file does not say how: pose errors mean nothing.
+    """
+
+    particle: str
+    frames: int = 4000
+    photons: float = 500
+    pixels: int = 64
+    fluence_shape: float = float("inf")
+    curvature: float = 0.08
+    mask: str = "round"
+    unnamed_symmetry: bool = False
+
+
+CASES = {
+    "klh1": Case("", frames=4000, photons=497),
+    "4bed": Case("4bed_asu.pdb.gz"),
+    "1bxr": Case("1bxr.pdb.gz", unnamed_symmetry=True),
+    "2cex": Case("2cex.pdb.gz"),
+    "1ei7 assembly": Case("1ei7.pdb.gz:assembly"),
+    "cube": Case("cube"),
+    "demo": Case("demo"),
+    "4bed 75 photons": Case("4bed_asu.pdb.gz", frames=10_000, photons=75),
+    "4bed 150 photons": Case("4bed_asu.pdb.gz", frames=8000, photons=150),
+    "4bed 5000 photons": Case("4bed_asu.pdb.gz", frames=1500, photons=5000),
+    "4bed jitter": Case("4bed_asu.pdb.gz", fluence_shape=4),
+    "4bed curved": Case("4bed_asu.pdb.gz", curvature=0.3),
+    "4bed cross": Case("4bed_asu.pdb.gz", mask="cross"),
+    "4bed 128": Case("4bed_asu.pdb.gz", pixels=128, photons=1000),
+}
+
+METHODS = {
+    "engine": ReconstructionSettings(),
+    "encoder": ReconstructionSettings(proposals="encoder"),
+    "both": ReconstructionSettings(proposals="both"),
+}
+
+
+@dataclass
+class Run:
+    """The figures of one reconstruction."""
+
+    case: str
+    method: str
+    seed: int
+    floor_deg: float
+    median_deg: float
+    p90_deg: float
+    shell_cc: list[float]
+    verdict: str
+    cpu_s: float
+    wall_s: float
+    rss_mb: float
+    success: bool
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+def load(case: Case, name: str, data: Path, seed: int) -> tuple[Detector, Frames, Truth]:
+    """Read klh1, or simulate the case; the simulation's seed is the run's."""
+    if name == "klh1":
+        folder = data / "klh1"
+        source = open_source([folder / "photons.emc"], detector=folder / "det_sim.h5")
+        frames = Frames.concatenate(list(source.batches(1000)))
+        assert source.detector is not None
+        truth = read_truth(folder / "truth.h5")
+        voxels = replace(truth.intensity, voxel_size=1.0, units="detector_voxel")
+        return source.detector, frames, replace(truth, intensity=voxels)
+    path, _, assembly = case.particle.partition(":")
+    file = data / "pdb" / path
+    particle = read_particle(f"{file}:{assembly}" if assembly else str(file) if file.exists() else path)
+    detector, truth, batches = simulate(
+        particle, geometry(case, particle.diameter_A), n_frames=case.frames, photons=case.photons, seed=seed
+    )
+    frames = Frames.concatenate(list(batches))
+    return (detector.with_mask(cross(case.pixels)) if case.mask == "cross" else detector), frames, truth
+
+
+def geometry(case: Case, diameter_A: float) -> Preset:
+    """A square detector whose edge resolves an eighth of the diameter, at the wavelength that curves it as wanted."""
+    q_edge = 8 / diameter_A
+    wavelength_A = 2 * case.curvature / (np.sqrt(2) * q_edge)
+    two_theta = 2 * np.arcsin(wavelength_A * q_edge / 2)
+    pixel_size_m = 0.1 / case.pixels
+    return Preset(
+        shape=(case.pixels, case.pixels), pixel_size_m=pixel_size_m, distance_m=0.05 / np.tan(two_theta),
+        energy_eV=12398.42 / wavelength_A, stop_radius_px=4 * case.pixels / 64, fluence_shape=case.fluence_shape,
+    )  # fmt: skip
+
+
+def cross(n: int) -> np.ndarray:
+    """A beam stop's two holders and the gaps between four panels."""
+    mask = np.zeros((n, n), np.uint8)
+    middle, width = n // 2, n // 32
+    mask[:middle, middle - width : middle + width] = BAD  # the holder, from above
+    mask[middle + 3 * width : middle + 4 * width] = BAD  # two gaps
+    mask[:, middle + 6 * width : middle + 7 * width] = BAD
+    return mask
+
+
+def floor_deg(detector: Detector, frames: Frames, truth: Truth, n: int = 500) -> float:
+    """Median error of the likeliest pose given the true volume: refinement from near the true pose."""
+    engine = Reconstruction(detector, ReconstructionSettings(), n)
+    photons = engine.pixels.sparse(frames.take(slice(0, n)))
+    engine._measure(engine.pixels.sparse(frames.take(slice(0, 2000))))
+    pixels = engine.pixels
+    volume = VoxelField(pixels, engine.profile, np.random.default_rng(0))
+    axis = (np.arange(pixels.edge) - pixels.edge // 2) * pixels.voxel_size
+    z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
+    value = np.nan_to_num(sample(truth.intensity, np.stack([x, y, z], -1).reshape(-1, 3)), nan=0.0)
+    expected = RadialProfile(pixels, np.bincount(photons.pixel, photons.count, len(pixels.rho)), n)
+    volume.ratio = (value / np.maximum(expected(grid_radius(pixels.edge)), 1e-9)).astype(np.float32)
+    seen = pixels.response @ np.interp(np.linalg.norm(pixels.q, axis=1), *_radial_mean(volume))
+    volume.ratio *= engine.brightness.sum() / max(seen, 1e-9)
+    engine.field, engine.radius = volume, pixels.orient_radius
+    likelihood, _ = _finished(engine._prepare("none"))
+    start = np.einsum("nij,njk->nik", exp_map(np.random.default_rng(0).normal(0, 0.02, (n, 3))), truth.rotation[:n])
+    mode, _, _ = likelihood.refine(photons, np.ascontiguousarray(start[:, None], np.float32))
+    _, error = align_poses(mode[:, 0], truth.rotation[:n], truth.point_group)
+    return float(np.median(error))
+
+
+def _radial_mean(volume: VoxelField) -> tuple[np.ndarray, np.ndarray]:
+    shell = np.rint(grid_radius(volume.edge)).astype(int)
+    mean = np.bincount(shell, volume.ratio * volume.profile_grid) / np.bincount(shell)
+    return np.arange(len(mean)), mean
+
+
+def _finished(work: Iterator):  # type: ignore[type-arg, no-untyped-def]
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+
+
+def reconstruct(name: str, method: str, seed: int, data: Path) -> Run:
+    """One run, from noise."""
+    case = CASES[name]
+    detector, frames, truth = load(case, name, data, seed)
+    floor = floor_deg(detector, frames, truth)
+    cpu, wall = time.process_time(), time.perf_counter()
+    engine = Reconstruction(detector, replace(METHODS[method], seed=seed), len(frames))
+    for _ in engine.run(lambda size, start: (frames.take(slice(a, a + size)) for a in range(start, len(frames), size))):
+        pass
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    snapshot = engine.snapshot(all_poses=True)
+    assert snapshot is not None
+    rotation = quaternion_to_matrix(snapshot.poses.quaternion)
+    align, error = align_poses(rotation, truth.rotation[snapshot.poses.frame], truth.point_group)
+    cc = sphere_correlation(snapshot.intensity, truth.intensity, RADII, rotation=align.T).value
+    median = float(np.median(error))
+    success = cc[RADII.index(22)] > 0.9 if case.unnamed_symmetry else median <= SUCCESS * floor
+    return Run(
+        name, method, seed, floor, median, float(np.percentile(error, 90)), [float(c) for c in cc], snapshot.verdict,
+        cpu, wall, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, bool(success), snapshot.facts,
+    )  # fmt: skip
+
+
+def table(runs: list[Run]) -> Table:
+    """Success rates and medians by case and method."""
+    out = Table("case", "method", "success", "floor °", "median °", "p90 °", *(f"CC {r}" for r in RADII), "verdicts",
+                "CPU s", "wall s", "RSS MB")  # fmt: skip
+    for key in dict.fromkeys((r.case, r.method) for r in runs):
+        mine = [r for r in runs if (r.case, r.method) == key]
+        verdicts = ", ".join(f"{sum(r.verdict == v for r in mine)} {v}" for v in dict.fromkeys(r.verdict for r in mine))
+        out.add_row(
+            *key, f"{sum(r.success for r in mine)}/{len(mine)}", f"{np.median([r.floor_deg for r in mine]):.1f}",
+            " ".join(f"{r.median_deg:.1f}" for r in mine), f"{np.median([r.p90_deg for r in mine]):.1f}",
+            *(f"{c:.3f}" for c in np.median([r.shell_cc for r in mine], 0)), verdicts,
+            *(f"{np.median([getattr(r, k) for r in mine]):.0f}" for k in ("cpu_s", "wall_s", "rss_mb")),
+        )  # fmt: skip
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--methods", nargs="+", default=["engine"], choices=list(METHODS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--json", type=Path)
+    chosen = parser.parse_args()
+    runs: list[Run] = []
+    context = multiprocessing.get_context("spawn")
+    for name in chosen.cases:
+        for method in chosen.methods:
+            for seed in chosen.seeds:
+                with context.Pool(1) as pool:
+                    runs.append(pool.apply(reconstruct, (name, method, seed, chosen.data)))
+                print({k: v for k, v in asdict(runs[-1]).items() if k != "facts"}, runs[-1].facts, flush=True)
+    Console(width=200).print(table(runs))
+    if chosen.json:
+        chosen.json.write_text(json.dumps([asdict(r) for r in runs], indent=1))
+
+
+if __name__ == "__main__":
+    main()
