@@ -109,15 +109,15 @@ class Face(QWidget):
         self.facts.setVisible(bool(words))
 
     def show_progress(self, fraction: float | None, words: str) -> None:
-        """How far: None for no run, NaN for an unknown end."""
+        """How far: None for no run, NaN for an unknown end.
+
+        Without an end the words alone move: an animated bar would redraw the window thirty times a second.
+        """
         self._pace.setText(words)
         self.progress.setFormat(words)
         self.progress.setVisible(fraction is not None)
         self._pace.setVisible(bool(words))
-        unknown = fraction is not None and math.isnan(fraction)
-        self.progress.setRange(0, 0 if unknown else 1000)
-        if not unknown:
-            self.progress.setValue(0 if fraction is None else round(1000 * fraction))
+        self.progress.setValue(0 if fraction is None or math.isnan(fraction) else round(1000 * fraction))
 
     def result_steps(self, picture: Picture) -> Iterator[Callable[[], None]]:
         """Renew the views beside the canvas, a piece at a time."""
@@ -178,6 +178,7 @@ class Face(QWidget):
         self.pause_button.setObjectName("xrai-pause")
         self.progress = QProgressBar(self)
         self.progress.setObjectName("xrai-progress")
+        self.progress.setRange(0, 1000)
         self.progress.setTextVisible(False)
         self.progress.setFixedHeight(8)
         self._pace = Words("xrai-pace", self)

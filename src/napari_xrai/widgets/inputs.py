@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from ..io.source import InputError
 from ..layers import LayerData, patterns_layer
 from ..settings import InputSettings
@@ -67,6 +69,7 @@ def look_into(before: Inputs, paths: Sequence[Path], *, patterns: bool = True) -
     """
     from ..io.open import describe, open_source
 
+    _warm_up()
     inputs = _sorted_in(before, paths)
     if inputs.run is not None or not inputs.frames:
         return Found(inputs)
@@ -76,6 +79,18 @@ def look_into(before: Inputs, paths: Sequence[Path], *, patterns: bool = True) -
         distance_m=given.distance_m, pixel_size_m=given.pixel_size_m, polarization=given.polarization,
     )  # fmt: skip
     return Found(inputs, describe(source), patterns_layer(source) if patterns else None)
+
+
+def _warm_up() -> None:
+    """Import here, off the GUI thread, what napari imports with its first surface and its first turn to 3D.
+
+    That is pandas, SciPy's rotations and a second's pause of the window just when the first volume comes.
+    """
+    import scipy.spatial.transform  # noqa: F401
+    from napari.layers import Surface
+
+    corners = np.eye(3, dtype=np.float32)
+    Surface((corners, np.array([[0, 1, 2]]), np.ones(3, np.float32)))
 
 
 def _sorted_in(before: Inputs, paths: Sequence[Path]) -> Inputs:

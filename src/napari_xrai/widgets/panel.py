@@ -32,7 +32,7 @@ PULL_MS = 100
 BETWEEN_STEPS_MS = 15
 """Between the pieces of showing a picture the window may answer."""
 
-PACE_EVERY_S = 0.5
+PACE_EVERY_S = 1.0
 
 CLOSE_WAIT_S = 30.0
 """Closing waits so long for the checkpoint to be complete."""
