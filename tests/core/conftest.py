@@ -18,15 +18,14 @@ def atoms_of(seed: int, n: int = 12, spread: float = 0.045) -> np.ndarray:
     return spread * np.random.default_rng(seed).normal(size=(n, 3))
 
 
-def intensity_ratio(atoms: np.ndarray, edge: int) -> np.ndarray:
-    """(edge³) float32: |F|² of the atoms over its radial mean, flat (z, y, x), kept above 0.05."""
+def intensity_ratio(atoms: np.ndarray, edge: int, weight: np.ndarray | float = 1.0) -> np.ndarray:
+    """(edge³) float32: |F|² of weighted atoms over its radial mean, flat (z, y, x), kept above 0.05."""
     axis = np.arange(edge) - edge // 2
-    z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
-    q = np.stack([x, y, z], -1).reshape(-1, 3)
-    intensity = np.abs(np.exp(2j * np.pi * (q @ atoms.T)).sum(1)) ** 2
-    radius = np.linalg.norm(q, axis=1)
+    x, y, z = np.exp(2j * np.pi * axis[:, None] * atoms.T[:, None])
+    intensity = np.square(np.abs((weight * z[:, None] * y).reshape(edge**2, -1) @ x.T)).reshape(-1)
+    radius = np.sqrt((axis**2)[:, None, None] + (axis**2)[:, None] + axis**2).reshape(-1)
     shell = np.rint(radius).astype(int)
-    mean = np.bincount(shell, intensity) / np.bincount(shell)
+    mean = np.maximum(np.bincount(shell, intensity) / np.bincount(shell), 1e-9)
     return np.maximum(intensity / np.interp(radius, np.arange(len(mean)), mean), 0.05).astype(np.float32)
 
 
@@ -72,9 +71,11 @@ def sparse(counts: np.ndarray) -> SparsePhotons:
     return SparsePhotons(frames.start, frames.pixel, frames.count.astype(np.float32), frames.index)
 
 
-def bench(detector: Detector, photons: float = 400.0, atoms: np.ndarray | None = None) -> Bench:
+def bench(
+    detector: Detector, photons: float = 400.0, atoms: np.ndarray | None = None, weight: np.ndarray | float = 1.0
+) -> Bench:
     pixels = pixels_of(detector)
-    ratio = intensity_ratio(atoms_of(5) if atoms is None else atoms, pixels.edge)
+    ratio = intensity_ratio(atoms_of(5) if atoms is None else atoms, pixels.edge, weight)
     profile = pixels.response * np.exp(-np.square(pixels.rho / 8) / 2) + 0.1
     return Bench(pixels, ratio, (profile * photons / profile.sum()).astype(np.float32))
 

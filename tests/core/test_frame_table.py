@@ -1,0 +1,75 @@
+"""What is known of every frame: little, and enough."""
+
+import numpy as np
+import pytest
+
+from napari_xrai.core.frame_table import FrameTable
+from napari_xrai.core.frames import NOT_HIT, USED
+from napari_xrai.core.rotations import random_rotations
+
+
+def filled(n, capacity=0):
+    table = FrameTable(capacity)
+    rng = np.random.default_rng(0)
+    rotation = random_rotations(n, rng).astype(np.float32)
+    for first in range(0, n, 100):
+        index = np.arange(first, min(first + 100, n))
+        table.receive(index, np.zeros(len(index), bool))
+        table.put(index, rotation[index], np.ones(len(index)), -index.astype(float), np.full(len(index), 0.5))
+    return table, rotation
+
+
+def test_a_frame_costs_29_bytes():
+    table, _ = filled(1000, capacity=1000)
+    assert sum(column.nbytes for column in table.column.values()) == 29 * 1000
+
+
+def test_growing_wastes_at_most_an_eighth_and_loses_nothing():
+    table, rotation = filled(5000)
+    assert sum(column.nbytes for column in table.column.values()) <= 29 * 5000 * 1.13
+    found, known = table.rotation(np.arange(5000))
+    assert known.all()
+    np.testing.assert_allclose(found, rotation, atol=1e-5)
+    poses = table.poses(None)
+    np.testing.assert_array_equal(poses.frame, np.arange(5000))
+    np.testing.assert_array_equal(poses.log_likelihood, -np.arange(5000, dtype=np.float32))
+
+
+def test_counters_add_up():
+    table = FrameTable()
+    empty = np.random.default_rng(0).random(700) < 0.3
+    table.receive(np.arange(700), empty)
+    table.receive(np.arange(700), empty)  # a second pass receives no new frame
+    counters = table.counters()
+    assert counters.received == 700
+    assert counters.received == counters.dropped + counters.not_hit + counters.junk + counters.used
+    assert counters.not_hit == empty.sum() and counters.hits == counters.used == (~empty).sum()
+    np.testing.assert_array_equal(table.status, np.where(empty, NOT_HIT, USED))
+
+
+def test_frames_without_a_pose_have_none():
+    table = FrameTable()
+    table.receive(np.arange(10), np.zeros(10, bool))
+    turn = random_rotations(1, np.random.default_rng(0)).astype(np.float32)
+    table.put(np.array([7]), turn, np.ones(1), np.zeros(1), np.ones(1))
+    rotation, known = table.rotation(np.array([6, 7]))
+    assert known.tolist() == [False, True]
+    np.testing.assert_array_equal(rotation[0], np.eye(3))
+    assert table.poses(None).frame.tolist() == [7]
+
+
+def test_few_poses_are_an_even_sample():
+    table, _ = filled(1000)
+    frame = table.poses(at_most=100).frame
+    assert len(frame) == 100 and frame[0] == 0 and frame[-1] == 999
+    assert np.ptp(np.diff(frame)) <= 1
+
+
+def test_poses_handed_out_are_not_changed_afterwards():
+    table, rotation = filled(100)
+    poses = table.poses(None)
+    before = poses.quaternion.copy()
+    table.put(np.arange(100), rotation[::-1], np.ones(100), np.zeros(100), np.ones(100))
+    np.testing.assert_array_equal(poses.quaternion, before)
+    with pytest.raises(AssertionError):
+        np.testing.assert_array_equal(table.poses(None).quaternion, before)
