@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from . import kernels
 from .field import DARKEST, VoxelField, friedel_sum
 from .pixels import Pixels, SparsePhotons
-from .search import PolarSearch
+from .search import LARGEST_SCORES, PolarSearch
 
 F32 = NDArray[np.float32]
 
@@ -61,7 +61,8 @@ def bootstrap(
             search = PolarSearch(pixels, brightness, radius, sampling)
             low = torch.from_numpy(photons.dense(search.n_pixels))
         search.set_field(field.ratio, field.edge, fluence_shape, rng, DARKEST, threads)
-        batch = low[order[np.arange(step * BATCH, (step + 1) * BATCH) % len(order)]]
+        size = max(1, min(BATCH, LARGEST_SCORES // (len(search.base) * search.n_angles)))
+        batch = low[order[np.arange(step * size, (step + 1) * size) % len(order)]]
         score = search.log_likelihood(batch)
         score -= score.amax((1, 2), keepdim=True)
         share = FIRST_SHARE * score[0].numel()

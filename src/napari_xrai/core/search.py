@@ -48,6 +48,10 @@ def polar_spread(
     return share
 
 
+LARGEST_SCORES = 16_000_000
+"""Log-likelihoods held at a time: frames × directions × angles."""
+
+
 class PolarSearch:
     """Search over SO(3) with the pixels within `radius` voxels of the beam.
 
@@ -159,6 +163,9 @@ class PolarSearch:
 
     def best(self, photons: torch.Tensor, top: int) -> F32:
         """(B, top, 3, 3) most likely poses of frames (B, n_pixels), one per viewing direction."""
-        score, angle = self.log_likelihood(photons).max(2)
-        direction = score.topk(top, 1).indices
-        return self.pose(direction.numpy(), angle.gather(1, direction).numpy())
+        found = []
+        for part in torch.split(photons, max(1, LARGEST_SCORES // (len(self.base) * self.n_angles))):
+            score, angle = self.log_likelihood(part).max(2)
+            direction = score.topk(top, 1).indices
+            found.append(self.pose(direction.numpy(), angle.gather(1, direction).numpy()))
+        return np.concatenate(found)

@@ -23,6 +23,12 @@ HALF_WIDTH_OF_SPHERE = 0.576
 
 PIXELS_PAIRED = 1500
 
+SMALLEST_SPECKLE = 2.0
+"""Voxels: finer speckles are not sampled, and what looks like one is noise."""
+
+FEWEST_SPECKLES = 2.5
+"""Between the beam and the edge: with fewer there is nothing to orient by, whatever noise says."""
+
 RINGS = 10
 LEAST_VARIANCE = 5e-3
 
@@ -69,8 +75,10 @@ def measure_speckle(pixels: Pixels, photons: SparsePhotons) -> Speckle:
     outer = g[len(g) // 2 :]
     baseline = float(np.average(outer, weights=chance[len(g) // 2 :]))
     variance = least_common_variance(pixels, photons)
+    size = half_width(g - baseline) / HALF_WIDTH_OF_SPHERE
+    size = float(np.clip(size, SMALLEST_SPECKLE, max(SMALLEST_SPECKLE, pixels.orient_radius / FEWEST_SPECKLES)))
     return Speckle(
-        diameter=HALF_WIDTH_OF_SPHERE / half_width(g - baseline),
+        diameter=1 / size,
         fluence_shape=1 / variance if variance > LEAST_VARIANCE else float("inf"),
         contrast=float(g[0] - baseline),
     )
