@@ -36,7 +36,7 @@ class EngineSettings(BaseModel):
     threads: Annotated[int, Field(ge=1)] | None = Field(default=None, description="CPU threads")
     field: Literal["auto", "voxel"] = Field(default="auto", description="How the 3D intensity is represented")
     proposals: Literal["search", "encoder", "both"] = Field(
-        default="search", description="Where candidate poses come from: exact low-resolution search, or the trained encoder"
+        default="search", description="Who names candidate poses: the exact low-resolution search, the trained encoder"
     )
     fluence: Literal["auto", "profiled", "fixed"] = Field(
         default="auto", description="Pulse energy on each particle: fitted per frame, or equal for all"
