@@ -35,6 +35,7 @@ POSES_EVERY_S = 60.0
 PAUSE_TICK_S = 0.05
 PHASING_SHARE = 0.1
 """Live phasing may take so much of the time."""
+FINAL_STARTS = 6
 WRITING_SHARE = 0.05
 """So may writing: reports come less often where the disk is slow or the run is large."""
 
@@ -169,10 +170,20 @@ class Session:
                 yield from self._rest(progress)
                 if self._stopping.is_set():
                     break
+            else:
+                yield from self._phase_well(engine)
         finally:
             steps.close()
             if started:
                 self._finish(engine)
+
+    def _phase_well(self, engine: Reconstruction) -> Iterator[Progress]:
+        """Phase a finished intensity from several starts: the live density is good to watch, not to keep."""
+        snapshot = engine.snapshot()
+        if snapshot is not None:
+            self._phasing.update(snapshot)
+            yield replace(snapshot.progress, phase="phasing the density")
+            self._phasing.finish(snapshot)
 
     def _look(self, engine: Reconstruction) -> None:
         """Take a snapshot and make a report, when they are due."""
@@ -214,7 +225,8 @@ class Session:
         snapshot = engine.snapshot(all_poses=True)
         if snapshot is None:
             return
-        self._phasing.update(snapshot)
+        if not self._phasing.finished:
+            self._phasing.update(snapshot)
         snapshot = self._show(snapshot)
         self._report(engine, snapshot, poses=True)
         self._folder.write_maps(snapshot)
@@ -281,6 +293,7 @@ class _LivePhasing:
         self.density: Volume | None = None
         self._phasing = LivePhasing()
         self._spent_s = 0.0
+        self.finished = False
 
     def is_due(self, elapsed_s: float) -> bool:
         return self._spent_s <= PHASING_SHARE * elapsed_s
@@ -291,6 +304,20 @@ class _LivePhasing:
         density = self._phasing.update(snapshot.intensity, snapshot.weight, radius)
         self.density = density if density.data.any() else None
         self._spent_s += time.monotonic() - began
+
+    def finish(self, snapshot: Snapshot) -> None:
+        """Replace the live density by the average of the independent starts that agree, where they do."""
+        from .core.phasing import phase
+
+        try:
+            result = phase(
+                snapshot.intensity, snapshot.weight, FINAL_STARTS,
+                radius=math.ceil(snapshot.progress.radius), like=self.density,
+            )  # fmt: skip
+        except ValueError:  # nothing measured that could be phased: the live attempt has shown as much
+            return
+        if result.verdict != "failed":
+            self.density, self.finished = result.density, True
 
 
 def open_session(settings: Settings, out: Path, *, resume: bool = False, overwrite: bool = False) -> Session:
@@ -328,12 +355,13 @@ def make_reconstruction(detector: Detector, settings: EngineSettings, n_frames: 
         seed=settings.seed,
         fluence=settings.fluence,
         proposals=settings.proposals,
-        threads=settings.threads or _usable_cores(),
+        threads=settings.threads or usable_cores(),
     )
     return Reconstruction(detector, chosen, n_frames)
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

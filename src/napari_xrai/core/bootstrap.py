@@ -28,8 +28,8 @@ COARSE, FINE = 2.84, 4.73
 NEGLIGIBLE = -40.0
 """Log of a posterior too small to matter: below it, exp and its square would fall into slow denormal numbers."""
 
-LONGEST_MEMORY = 16
-"""Batches that the running evidence remembers."""
+SHORTEST_MEMORY = 16
+"""Batches that the running evidence remembers at least; later it remembers all."""
 
 
 def bootstrap(
@@ -71,7 +71,7 @@ def bootstrap(
         new = [np.zeros_like(field.ratio) for _ in range(2)]
         for grid, value in zip(new, (photon_map, exposure_map), strict=True):
             kernels.scatter(search.rotation, search.point, value, grid, field.edge)
-        keep = np.float32(max(1 - 1 / (step + 2), 1 - 1 / LONGEST_MEMORY))
+        keep = np.float32(max(1 - 1 / (step + 2), 1 - 1 / SHORTEST_MEMORY))
         photon_sum = photon_sum * keep + friedel_sum(new[0])
         exposure_sum = exposure_sum * keep + friedel_sum(new[1])
         field.ratio = (photon_sum + np.float32(0.5)) / (exposure_sum + np.float32(0.5))

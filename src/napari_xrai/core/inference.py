@@ -94,9 +94,9 @@ def candidates(photons: SparsePhotons, proposers: Sequence[Proposer], table: Fra
     return np.concatenate([found, found @ HALF_TURN], 1)
 
 
-def by_search(search: PolarSearch) -> Proposer:
+def by_search(search: PolarSearch, threads: int) -> Proposer:
     """The best pose in each of the likeliest viewing directions, at low resolution."""
-    return lambda photons: search.best(torch.from_numpy(photons.dense(search.n_pixels)), DIRECTIONS_KEPT)
+    return lambda photons: search.best(torch.from_numpy(photons.dense(search.n_pixels)), DIRECTIONS_KEPT, threads)
 
 
 def same_mode(a: F32, b: F32) -> NDArray[np.bool_]:

@@ -49,7 +49,10 @@ SMOOTHING = 0.11
 MOST_STARTS = 5
 PASSES_PER_START = 2
 AGREEMENT = 0.9
-"""Two starts whose intensities correlate so well, after rotation, have found the same particle."""
+"""Two starts whose intensities correlate so well, after rotation, have found the same particle: no more are made."""
+
+DISAGREEMENT = 0.75
+"""If no two starts correlate so well, none is believed; in between, few or dim frames leave that much noise."""
 
 UPDATES = 10
 MARCHING_UPDATES = 6
@@ -141,7 +144,7 @@ class Reconstruction:
         ValueError
             Where the stream holds no frame with photons on usable pixels.
         """
-        torch.set_num_threads(self.settings.threads)
+        torch.set_num_threads(1)  # several would round differently: threads split frames instead, always alike
         yield from self._with_progress(kernels.compile_kernels())
         self.phase = "reading frames"
         reservoir, whole = yield from self._gather(batches)
@@ -306,7 +309,7 @@ class Reconstruction:
             radius = max(min(SEARCH_RADIUS * self.speckle.size, self.radius), self.start_radius)
             search = PolarSearch(self.pixels, self.brightness, radius, SEARCH_SAMPLING * self.speckle.diameter)
             search.set_field(field.ratio, field.edge, self.fluence_shape, self.rng, DARKEST, threads)
-            proposers.append(by_search(search))
+            proposers.append(by_search(search, threads))
         if proposals in ("encoder", "both"):
             yield from self._with_progress(self.amortised.sleep(field.ratio, self.radius, self.rng))
             proposers.append(self.amortised.propose)
@@ -429,9 +432,14 @@ class Reconstruction:
 
     def verdict(self) -> tuple[Verdict, str]:
         """One look, with the reason in words."""
-        disagree = self.passes_done > 0 and self.agreement < AGREEMENT
+        disagree = self.passes_done > 0 and self.agreement < DISAGREEMENT
         if self.phase != "done":
             return "improving", f"{self.phase}: {self.settled:.0%} of the poses stayed within 10° at the last update"
+        if not self.speckle.sampled:
+            return (
+                "failed",
+                "neighbouring pixels do not light together: these frames hold no speckles to tell a pose by",
+            )
         if self.settled >= SETTLED and not disagree:
             return (
                 "converged",

@@ -51,6 +51,9 @@ def polar_spread(
 LARGEST_SCORES = 16_000_000
 """Log-likelihoods held at a time: frames × directions × angles."""
 
+FRAMES_AT_A_TIME = 50
+"""Searched together: their scores stay in the cache, and every split is the same whatever the threads."""
+
 
 class PolarSearch:
     """Search over SO(3) with the pixels within `radius` voxels of the beam.
@@ -123,24 +126,26 @@ class PolarSearch:
 
     def log_likelihood(self, photons: torch.Tensor) -> torch.Tensor:
         """(B, directions, angles) log-likelihood of frames `photons` (B, n_pixels), up to a constant per frame."""
-        batch = len(photons)
-        frame = torch.fft.rfft((photons @ self.spread).view(batch, self.n_rings, self.n_angles), dim=-1).permute(
-            2, 0, 1
-        )
-        charge = torch.ones(batch) if np.isinf(self.shape) else photons.sum(1) + self.shape
-        extra = (-charge).expand(self.n_freq, batch)[..., None]
-        zero = torch.zeros_like(extra)
-        self.frame = torch.cat([frame.real, extra, frame.imag, zero], 2).contiguous()
-        product = torch.matmul(self.frame[:, None], self.template).view(2 * self.n_freq, batch * len(self.base))
-        return (product.T @ self.inverse).view(batch, len(self.base), self.n_angles)
+        rings = self._rings(photons)
+        charge = torch.ones(len(photons)) if np.isinf(self.shape) else photons.sum(1) + self.shape
+        extra = (-charge).expand(self.n_freq, len(photons))[..., None]
+        frame = torch.cat([rings.real, extra, rings.imag, torch.zeros_like(extra)], 2)
+        product = torch.matmul(frame[:, None], self.template).view(2 * self.n_freq, len(photons) * len(self.base))
+        return (product.T @ self.inverse).view(len(photons), len(self.base), self.n_angles)
+
+    def _rings(self, photons: torch.Tensor) -> torch.Tensor:
+        """(frequencies, B, rings) transform over the in-plane angle of frames (B, n_pixels) on the polar grid."""
+        polar = (photons @ self.spread).view(len(photons), self.n_rings, self.n_angles)
+        rings: torch.Tensor = torch.fft.rfft(polar, dim=-1)
+        return rings.permute(2, 0, 1)
 
     def back_project(self, posterior: torch.Tensor, photons: torch.Tensor) -> tuple[F32, F32]:
         """Photons and exposure that a posterior (B, directions, angles) lays on the templates (directions, cells)."""
         batch, directions = posterior.shape[:2]
         n = self.n_rings
         wave = (self.forward @ posterior.view(-1, self.n_angles).T).view(self.n_freq, 2, batch, directions)
-        rings = torch.cat([self.frame[:, :, :n], self.frame[:, :, n + 1 : 2 * n + 1]], 2)
-        laid = torch.matmul(wave.transpose(2, 3), rings[:, None])
+        rings = self._rings(photons)
+        laid = torch.matmul(wave.transpose(2, 3), torch.cat([rings.real, rings.imag], 2)[:, None])
         re = laid[:, 0, :, :n] + laid[:, 1, :, n:]
         im = laid[:, 0, :, n:] - laid[:, 1, :, :n]
         photon_map = torch.fft.irfft(torch.complex(re, im).permute(1, 2, 0), n=self.n_angles, dim=-1).clamp(min=0)
@@ -161,11 +166,13 @@ class PolarSearch:
         """(…, 3, 3) rotations lab → particle of template `direction` seen at in-plane step `angle`."""
         return np.asarray(self.rotation[direction] @ rotation_z(-2 * np.pi * angle / self.n_angles), np.float32)
 
-    def best(self, photons: torch.Tensor, top: int) -> F32:
+    def best(self, photons: torch.Tensor, top: int, threads: int = 1) -> F32:
         """(B, top, 3, 3) most likely poses of frames (B, n_pixels), one per viewing direction."""
-        found = []
-        for part in torch.split(photons, max(1, LARGEST_SCORES // (len(self.base) * self.n_angles))):
+
+        def search(part: torch.Tensor) -> F32:
             score, angle = self.log_likelihood(part).max(2)
             direction = score.topk(top, 1).indices
-            found.append(self.pose(direction.numpy(), angle.gather(1, direction).numpy()))
-        return np.concatenate(found)
+            return self.pose(direction.numpy(), angle.gather(1, direction).numpy())
+
+        few = max(1, min(FRAMES_AT_A_TIME, LARGEST_SCORES // (len(self.base) * self.n_angles)))
+        return np.concatenate(in_threads(search, torch.split(photons, few), threads))

@@ -45,11 +45,14 @@ class Speckle:
         Shape a of the fluences' Gamma distribution; inf where they are equal within 7 %.
     contrast : float
         Of the speckles: 1 for fully developed ones, 0 where frames hold no structure.
+    sampled : bool
+        Whether neighbouring pixels light together: if not, there is nothing to tell a pose by.
     """
 
     diameter: float
     fluence_shape: float
     contrast: float
+    sampled: bool
 
     @property
     def size(self) -> float:
@@ -76,11 +79,13 @@ def measure_speckle(pixels: Pixels, photons: SparsePhotons) -> Speckle:
     baseline = float(np.average(outer, weights=chance[len(g) // 2 :]))
     variance = least_common_variance(pixels, photons)
     size = half_width(g - baseline) / HALF_WIDTH_OF_SPHERE
+    sampled = size >= SMALLEST_SPECKLE
     size = float(np.clip(size, SMALLEST_SPECKLE, max(SMALLEST_SPECKLE, pixels.orient_radius / FEWEST_SPECKLES)))
     return Speckle(
         diameter=1 / size,
         fluence_shape=1 / variance if variance > LEAST_VARIANCE else float("inf"),
         contrast=float(g[0] - baseline),
+        sampled=sampled,
     )
 
 

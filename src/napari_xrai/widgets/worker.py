@@ -18,7 +18,7 @@ from qtpy.QtCore import QObject
 from superqt.utils import GeneratorWorker, create_worker
 
 from ..layers import DEFAULT_LEVEL, Picture
-from ..session import ReconstructionError, open_session
+from ..session import ReconstructionError, open_session, usable_cores
 
 if TYPE_CHECKING:
     from ..core.frames import Progress, Snapshot
@@ -106,7 +106,11 @@ class ReconstructionJob(Job):
             sys.setswitchinterval(interval)
 
     def _reconstruct(self) -> Iterator[None]:
-        session = self.session = open_session(self.settings, self.out, resume=self.resume_run)
+        engine = self.settings.engine
+        if engine.threads is None:  # one core is the window's
+            engine = engine.model_copy(update={"threads": max(1, usable_cores() - 1)})
+        settings = self.settings.model_copy(update={"engine": engine})
+        session = self.session = open_session(settings, self.out, resume=self.resume_run)
         if self._pausing:
             session.pause()
         steps = session.run()
