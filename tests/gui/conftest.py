@@ -19,12 +19,16 @@ class NoPhasing:
     """The density is the intensity: no torch, no waiting."""
 
     density = None
+    finished = False
 
     def is_due(self, elapsed_s):
         return True
 
     def update(self, snapshot):
         self.density = replace(snapshot.intensity, voxel_size=4.0, units="angstrom")
+
+    def finish(self, snapshot):
+        self.finished = True
 
 
 @pytest.fixture
