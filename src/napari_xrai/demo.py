@@ -62,17 +62,27 @@ def show_demo(frames: Path, out: Path, *, stay_open: bool) -> int:
     viewer.window.resize(*WINDOW)
     _, panel = viewer.window.add_plugin_dock_widget("napari-xrai", "X-RAI Reconstruct")
     outcome: list[bool] = []
-    steps = _drive(viewer, panel, frames, out, outcome, stay_open)
+    steps = _drive(viewer, panel, frames, out, outcome)
+
+    def step() -> None:
+        try:
+            next(steps)
+        except StopIteration:
+            timer.stop()
+            if not stay_open:
+                viewer.close()
+        except Exception:  # nobody may be there to close the window
+            viewer.close()
+            raise
+
     timer = QTimer()
-    timer.timeout.connect(lambda: next(steps, None))
+    timer.timeout.connect(step)
     timer.start(LOOK_EVERY_MS)
     napari.run()
     return 0 if outcome == [True] else 1
 
 
-def _drive(
-    viewer: Viewer, panel: ReconstructPanel, frames: Path, out: Path, outcome: list[bool], stay_open: bool
-) -> Iterator[None]:
+def _drive(viewer: Viewer, panel: ReconstructPanel, frames: Path, out: Path, outcome: list[bool]) -> Iterator[None]:
     """What the user of the demo would do, a step at each tick of a timer."""
     button: Any = panel.run_button
     panel.load([frames])
@@ -89,8 +99,6 @@ def _drive(
     viewer.screenshot(path=str(out / "screenshot.png"), canvas_only=False, flash=False)
     outcome.append(not _said_error(panel) and (out / "reconstruction.h5").exists())
     print(panel.status.text(), flush=True)
-    if not stay_open:
-        viewer.close()
 
 
 def _said_error(panel: ReconstructPanel) -> bool:
