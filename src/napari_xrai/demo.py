@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .widgets.panel import ReconstructPanel
 
 PARTICLE = PRESET = "demo"
+FRAMES = 1500  # fewer than the preset's: the demo should not take a coffee
 WINDOW = (1366, 768)
 LOOK_EVERY_MS = 200
 
@@ -116,7 +117,7 @@ def _simulate(out: Path) -> Path:
     for path in (frames, truth_path(frames), out / "screenshot.png"):
         path.unlink(missing_ok=True)
     print(f"simulating frames of a small particle: {frames}", flush=True)
-    for _ in write_simulation(PARTICLE, frames, PRESET):
+    for _ in write_simulation(PARTICLE, frames, PRESET, frames=FRAMES):
         pass
     return frames
 
