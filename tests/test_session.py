@@ -39,8 +39,8 @@ def test_a_run_to_the_end_leaves_the_whole_folder(engine, tmp_path):
     assert session.state == "idle"
     steps = list(session.run())
     assert session.state == "done"
-    assert [step.phase for step in steps].count("phasing the density") == 1
-    assert steps[-1].phase == "phasing the density" and len(steps) == 31
+    assert [step.phase for step in steps].index("phasing the density") == 30
+    assert {step.phase for step in steps[30:]} == {"phasing the density"}
     names = {p.name for p in (tmp_path / "run").iterdir()}
     assert names == {
         "settings.json", "metrics.jsonl", "checkpoint", "reconstruction.h5", "intensity.mrc", "density.mrc"

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -182,8 +183,15 @@ class Session:
         snapshot = engine.snapshot()
         if snapshot is not None:
             self._phasing.update(snapshot)
-            yield replace(snapshot.progress, phase="phasing the density")
-            self._phasing.finish(snapshot)
+            progress = replace(snapshot.progress, phase="phasing the density")
+            with ThreadPoolExecutor(1) as pool:
+                phased = pool.submit(self._phasing.finish, snapshot)
+                yield progress
+                while not phased.done():
+                    time.sleep(PAUSE_TICK_S)
+                    self._look(engine)
+                    yield progress
+                phased.result()
 
     def _look(self, engine: Reconstruction) -> None:
         """Take a snapshot and make a report, when they are due."""
@@ -293,10 +301,10 @@ class _LivePhasing:
         self.density: Volume | None = None
         self._phasing = LivePhasing()
         self._spent_s = 0.0
-        self.finished = False
+        self._finishing = self.finished = False
 
     def is_due(self, elapsed_s: float) -> bool:
-        return self._spent_s <= PHASING_SHARE * elapsed_s
+        return not self._finishing and self._spent_s <= PHASING_SHARE * elapsed_s
 
     def update(self, snapshot: Snapshot) -> None:
         began = time.monotonic()
@@ -309,6 +317,7 @@ class _LivePhasing:
         """Replace the live density by the average of the independent starts that agree, where they do."""
         from .core.phasing import phase
 
+        self._finishing = True
         try:
             result = phase(
                 snapshot.intensity, snapshot.weight, FINAL_STARTS,

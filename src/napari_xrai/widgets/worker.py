@@ -5,7 +5,6 @@ The worker never pushes pictures into Qt: it leaves the newest in a slot, and th
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 POLL_S = 1.0
 TICK_S = 0.1
-NICER = 10
 SWITCH_S = 0.001
 
 
@@ -96,7 +94,6 @@ class ReconstructionJob(Job):
 
     def run(self) -> Iterator[None]:
         """Reconstruct; closing the generator stops and saves."""
-        _give_way_to_the_window()
         interval = sys.getswitchinterval()
         # drawing takes Python's lock hundreds of times a frame, and each time waits for the worker to give it up
         sys.setswitchinterval(min(interval, SWITCH_S))
@@ -231,11 +228,3 @@ def start_worker(parent: QObject, job: Job, errored: ErrorSlot, ended: EndSlot) 
     worker.finished.connect(ears.hear_end)
     worker.start()
     return worker
-
-
-def _give_way_to_the_window() -> None:
-    """Let the window's threads go first: on Linux niceness belongs to the thread, and to those it starts."""
-    if sys.platform == "linux":
-        window, here = os.getpriority(os.PRIO_PROCESS, os.getpid()), threading.get_native_id()
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, here, min(19, window + NICER))
