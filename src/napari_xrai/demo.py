@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .widgets.panel import ReconstructPanel
 
 PARTICLE = PRESET = "demo"
+INTERRUPTED = 130
 FRAMES = 1500  # fewer than the preset's: the demo should not take a coffee
 WINDOW = (1366, 768)
 LOOK_EVERY_MS = 200
@@ -79,7 +80,10 @@ def show_demo(frames: Path, out: Path, *, stay_open: bool) -> int:
     timer = QTimer()
     timer.timeout.connect(step)
     timer.start(LOOK_EVERY_MS)
-    napari.run()
+    try:
+        napari.run()
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return 0 if outcome == [True] else 1
 
 
