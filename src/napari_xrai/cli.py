@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 INTERRUPTED = 130
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""A closed terminal (SIGHUP) saves as Ctrl-C does; Windows has none."""
 
 app = typer.Typer(
     name="napari-xrai",
@@ -222,7 +224,8 @@ def _reconstruct(settings: Settings, out: Path, *, resume: bool, overwrite: bool
     if snapshot is not None:
         print(_closing_words(snapshot, out), flush=True)
     if signals:
-        print(f"interrupted: all is saved; go on with  napari-xrai reconstruct --resume --out {out}", flush=True)
+        kept = "all is saved" if (out / "checkpoint").exists() else "too early for a checkpoint, so it will begin anew"
+        print(f"interrupted: {kept}; go on with  napari-xrai reconstruct --resume --out {out}", flush=True)
         raise typer.Exit(INTERRUPTED)
 
 
@@ -285,7 +288,7 @@ def _closing_words(snapshot: Snapshot, out: Path) -> str:
 
 @contextmanager
 def _stopped_by_signals(session: Session) -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM stop the session at its next step; a second one does not wait. Gives the signals that came."""
+    """Ctrl-C, SIGTERM and SIGHUP stop the session at its next step; a second one at once. Gives those that came."""
     came: list[int] = []
 
     def on_signal(number: int, _: Any) -> None:
@@ -295,7 +298,7 @@ def _stopped_by_signals(session: Session) -> Iterator[list[int]]:
         session.stop()
         print("stopping…", file=sys.stderr, flush=True)
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, on_signal) for number in STOPPING}
     try:
         yield came
     finally:

@@ -113,10 +113,12 @@ def _said_error(panel: ReconstructPanel) -> bool:
 def _simulate(out: Path) -> Path:
     """The frames of the demo, and the folder free for a run: what an earlier demo left is removed."""
     from .io.truth import truth_path
-    from .run import RunFolder
+    from .run import RunFolder, is_run
     from .simulation import write_simulation
 
     frames = out / "frames.cxi"
+    if (is_run(out) or frames.exists()) and not truth_path(frames).exists():
+        raise InputError(f"{out} holds files that no demo made: choose another folder with --out")
     RunFolder(out).clear()
     for path in (frames, truth_path(frames), out / "screenshot.png"):
         path.unlink(missing_ok=True)

@@ -203,8 +203,8 @@ class RunFolder:
 
 
 def is_run(path: Path) -> bool:
-    """Whether this folder holds a run, started or done."""
-    return any((path / name).exists() for name in (RESULT, SETTINGS, METRICS))
+    """Whether this folder holds a run: not one that failed before its first report, of which only settings are left."""
+    return any((path / name).exists() for name in (RESULT, METRICS, CHECKPOINT))
 
 
 def read_run(path: Path) -> SavedRun:

@@ -21,7 +21,7 @@ import numpy as np
 
 from .core.frames import Detector, Frames, Progress, Snapshot, Volume
 from .io.source import FrameSource, InputError
-from .run import RunFolder, read_metrics
+from .run import RunFolder, read_metrics, read_run
 from .settings import EngineSettings, Settings
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ class Session:
         self._resume, self._overwrite = resume, overwrite
         self._folder = RunFolder(self.out)
         self._folder.check(resume=resume, overwrite=overwrite)
+        if resume:
+            self._require_same_frames()
         self._pausing, self._stopping = threading.Event(), threading.Event()
         self._slot_lock = threading.Lock()
         self._slot: Snapshot | None = None
@@ -143,6 +145,18 @@ class Session:
         with self._slot_lock:
             snapshot, self._slot = self._slot, None
             return snapshot
+
+    def _require_same_frames(self) -> None:
+        """A run goes on with the frames it began with: poses of others would be mixed in."""
+        before = read_run(self.out).settings
+        if before is None:
+            return
+        began, now = ([path.name for path in s.input.sources] for s in (before, self.settings))
+        if began != now:
+            raise InputError(
+                f"{self.out} was made from {', '.join(began)}, not {', '.join(now)}: resume it with those, or choose "
+                "another folder"
+            )
 
     def _begin(self, engine: Reconstruction) -> None:
         self._folder.start(self.settings, resume=self._resume, overwrite=self._overwrite)

@@ -11,6 +11,8 @@ from .io.source import InputError
 from .io.structure import read_particle
 from .io.truth import truth_path, write_truth
 
+MOST_FRAMES = 10_000_000
+
 
 def write_simulation(
     particle: str, out: Path, preset: str, *, frames: int | None = None, photons: float | None = None, seed: int = 0
@@ -35,6 +37,10 @@ def write_simulation(
     """
     if preset not in PRESETS:
         raise InputError(f"there is no preset {preset!r}: choose one of {', '.join(PRESETS)}")
+    if out.is_dir():
+        raise InputError(f"{out} is a folder: name the CXI file to write")
+    if frames is not None and frames > MOST_FRAMES:
+        raise InputError(f"{frames} frames are too many for one file: ask for at most {MOST_FRAMES:,}")
     for path in (out, truth_path(out)):
         if path.exists():
             raise InputError(f"{path} exists already: choose another name, or remove it first")

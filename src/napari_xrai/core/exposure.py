@@ -31,8 +31,8 @@ LEAST_POINTS = 2 * MOST_HARMONICS + 8
 
 DIRECTIONS_PER_STEP = 128
 
-FINE_RADIUS = 10.0
-"""Voxels within which rings are half a voxel wide."""
+FINE_DEPTH = 8.0
+"""Voxels from the beam stop's edge within which rings are half a voxel wide."""
 
 
 class ExposureTable:
@@ -66,8 +66,8 @@ class ExposureTable:
 
     def _lay_rings(self, pixels: Pixels, brightness: F32) -> None:
         # near the beam a ring half a voxel wide: there V is steepest, and points cost little
-        fine = np.minimum(pixels.rho, FINE_RADIUS) - pixels.rho.min()
-        ring = np.rint(2 * fine + np.maximum(pixels.rho - FINE_RADIUS, 0)).astype(int)
+        depth = pixels.rho - pixels.rho.min()
+        ring = np.rint(2 * np.minimum(depth, FINE_DEPTH) + np.maximum(depth - FINE_DEPTH, 0)).astype(int)
         total = np.bincount(ring, brightness)
         mean_radius = np.bincount(ring, pixels.rho) / np.maximum(np.bincount(ring), 1)
         present = np.flatnonzero(total > 0)

@@ -80,8 +80,8 @@ class Detector:
 
     def with_energy(self, energy_eV: float) -> Detector:
         """Return the same detector with q in Å⁻¹ for photons of `energy_eV`."""
-        if not (np.isfinite(energy_eV) and energy_eV > 0):
-            raise ValueError(f"photon energy must be a positive number of eV, not {energy_eV}")
+        if not 10 <= energy_eV <= 1e6:
+            raise ValueError(f"photon energy must lie between 10 eV and 1 MeV, not {energy_eV} eV")
         radius = energy_eV / HC_EV_A
         return Detector(
             q=self.q * (radius / self.ewald_radius), response=self.response, mask=self.mask, shape=self.shape,

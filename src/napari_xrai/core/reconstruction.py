@@ -67,6 +67,9 @@ SUPPORTED = 0.15
 SETTLED = 0.75
 """Part of the poses that stay within 10° from pass to pass once the particle is found."""
 
+FEW_FRAMES = 200
+"""Below so many used frames nothing is called converged: whole regions of the volume rest on single frames."""
+
 SHARE_OF_STARTS = 0.5
 LIVE_POSES = 5000
 RESOLVED = 0.5
@@ -440,6 +443,8 @@ class Reconstruction:
                 "failed",
                 "neighbouring pixels do not light together: these frames hold no speckles to tell a pose by",
             )
+        if self.table.counters().used < FEW_FRAMES:
+            return "improving", f"fewer than {FEW_FRAMES} frames are too few to be sure: give it more"
         if self.settled >= SETTLED and not disagree:
             return (
                 "converged",

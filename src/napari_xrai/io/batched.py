@@ -17,6 +17,7 @@ from ..core.frames import Detector, Frames
 from .source import InputError
 
 BLOCK_PIXELS = 16_000_000
+MOST_PHOTONS = 2**31 - 1
 """Dense pixels read at once: bounds memory whatever batch size is asked for."""
 
 MOST_FRAMES, MOST_PIXELS = 2**40, 2**31 - 1
@@ -191,14 +192,17 @@ def dense_frames(block: NDArray[Any], first: int, what: str, ignore: NDArray[np.
         If a value is NaN or infinite, negative, or not a whole number.
     """
     flat = block.reshape(len(block), -1)
-    if flat.dtype.kind == "u":
+    if flat.dtype.kind == "u" and flat.dtype.itemsize <= 2:
         return Frames.from_dense(flat, first)
-    if flat.dtype.kind not in "if":
+    if flat.dtype.kind not in "uif":
         raise InputError(f"{what}: values of type {flat.dtype} are not photon counts")
     if ignore is not None and ignore.any():
         flat = flat.copy()
         flat[:, ignore] = 0
-    checks: list[tuple[str, NDArray[np.bool_]]] = [("negative values", flat < 0)]
+    checks: list[tuple[str, NDArray[np.bool_]]] = [
+        ("negative values", flat < 0),
+        (f"more than {MOST_PHOTONS:,} photons on one pixel", flat > MOST_PHOTONS),
+    ]
     if flat.dtype.kind == "f":
         checks = [("NaN or infinite values", ~np.isfinite(flat)), *checks, ("fractions of photons", flat % 1 != 0)]
     for wrong, where in checks:
