@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from napari_xrai import session as session_module
 from napari_xrai.core.frames import HC_EV_A
 from napari_xrai.core.particle import builtin_particle
 from napari_xrai.core.simulate import Preset, simulate
+from napari_xrai.demo import run_demo
 from napari_xrai.io.source import InputError
 from napari_xrai.run import read_run
 from napari_xrai.session import ReconstructionError, Session
-from napari_xrai.settings import EngineSettings, Settings
+from napari_xrai.settings import EngineSettings, InputSettings, Settings
 from toy import ToyReconstruction, ToySource
 
 
@@ -217,3 +219,22 @@ def test_a_device_that_cannot_be_used_is_named(tmp_path):
     with pytest.raises(InputError, match=r"not on cuda:7: leave out --device"):
         next(steps)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_does_not_go_on_with_other_frames(engine, tmp_path):
+    began = Settings(input=InputSettings(sources=[Path("one.emc")]))
+    list(Session(ToySource(), began, tmp_path / "run").run())
+    before = (tmp_path / "run" / "settings.json").read_bytes()
+    other = Settings(input=InputSettings(sources=[Path("two.emc")]))
+    with pytest.raises(InputError, match=r"one\.emc, not two\.emc"):
+        Session(ToySource(), other, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "settings.json").read_bytes() == before
+    Session(ToySource(), began, tmp_path / "run", resume=True)
+
+
+def test_the_demo_spares_what_it_did_not_make(engine, tmp_path):
+    list(new_session(tmp_path / "run").run())
+    before = (tmp_path / "run" / "reconstruction.h5").read_bytes()
+    with pytest.raises(InputError, match="--out"):
+        run_demo(tmp_path / "run", headless=True)
+    assert (tmp_path / "run" / "reconstruction.h5").read_bytes() == before

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import bench
+from conftest import bench, sparse
 from scipy.spatial.transform import Rotation
 
 from napari_xrai.core.detector import square_detector
@@ -67,3 +67,13 @@ def test_frames_without_structure_have_no_contrast():
     found = measure_speckle(pixels, photons)
     assert abs(found.contrast) < 0.1
     assert np.isfinite(found.diameter) and found.diameter > 0
+
+
+def test_photons_shuffled_within_rings_are_known_to_hold_no_speckles():
+    pixels, photons = frames_of(cloud((0.22, 0.22, 0.22)), np.ones(800))
+    assert measure_speckle(pixels, photons).sampled
+    rng, ring = np.random.default_rng(3), np.rint(pixels.rho).astype(int)
+    count = photons.dense(len(pixels.rho))
+    for r in np.unique(ring):
+        count[:, ring == r] = rng.permuted(count[:, ring == r], axis=1)
+    assert not measure_speckle(pixels, sparse(count)).sampled
