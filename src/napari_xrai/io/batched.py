@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.frames import Detector, Frames
-from .source import InputError
+from .source import UNKNOWN_BEAM, Beam, InputError
 
 BLOCK_PIXELS = 16_000_000
 MOST_PHOTONS = 2**31 - 1
@@ -42,6 +42,8 @@ class BatchedSource(ABC):
         What the reader had to assume or correct, in words, for the user.
     missing : tuple of str
         What the user could still say: ``"geometry"``, ``"wavelength"``, ``"polarisation"``.
+    beam : Beam
+        What the frames' own file says of the beam, for a detector file that needs it.
     """
 
     format: str
@@ -51,6 +53,7 @@ class BatchedSource(ABC):
     detector: Detector | None = None
     notes: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    beam: Beam = UNKNOWN_BEAM
 
     def __post_init__(self) -> None:
         self.n_pixels = int(np.prod(self.shape))
@@ -118,6 +121,7 @@ class JoinedSource(BatchedSource):
         super().__init__(
             first.format, tuple(p for part in parts for p in part.paths), sum(p.n_frames or 0 for p in parts),
             first.shape, first.detector, tuple(dict.fromkeys(n for p in parts for n in p.notes)), first.missing,
+            first.beam,
         )  # fmt: skip
         self._parts = parts
         self._offset = np.concatenate([[0], np.cumsum([p.n_frames or 0 for p in parts])])

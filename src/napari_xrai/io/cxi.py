@@ -17,7 +17,8 @@ from ..core.detector import Panels, Polarization, detector_from_panels, panels_f
 from ..core.frames import BAD, GOOD, MERGE_ONLY, Detector, Frames
 from .atomic import make_room, unwritable
 from .batched import BatchedSource, Rows, check_header, dense_frames, open_hdf5
-from .source import InputError
+from .glance import Glance
+from .source import UNKNOWN_BEAM, Beam, InputError
 
 JOULE_PER_EV = 1.602176634e-19
 
@@ -43,8 +44,8 @@ class CxiSource(BatchedSource):
     Parameters
     ----------
     path : Path
-    energy_eV, distance_m, pixel_size_m, polarization : optional
-        What the file does not say, or says wrongly: these win.
+    beam : Beam
+        What the file does not say, or says wrongly: this wins.
 
     Raises
     ------
@@ -52,15 +53,7 @@ class CxiSource(BatchedSource):
         If there is no data, or it is not frames.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        energy_eV: float | None = None,
-        distance_m: float | None = None,
-        pixel_size_m: float | None = None,
-        polarization: Polarization | None = None,
-    ) -> None:
+    def __init__(self, path: Path, beam: Beam = UNKNOWN_BEAM) -> None:
         with open_hdf5(path) as file:
             data = find_data(file)
             if data is None:
@@ -75,10 +68,10 @@ class CxiSource(BatchedSource):
             self._dataset = data.name
             version = _version(file)
             super().__init__(f"CXI {version // 100}.{version // 10 % 10}", (path,), int(data.shape[0]), shape)
-            reader = _GeometryReader(file, path, shape, distance_m, pixel_size_m)
+            reader = _GeometryReader(file, path, shape, beam.distance_m, beam.pixel_size_m)
             mask = _read_mask(file, data, version)
-            energy = energy_eV if energy_eV is not None else reader.energy_eV()
-            polarization = polarization or reader.polarization()
+            energy = beam.energy_eV if beam.energy_eV is not None else reader.energy_eV()
+            polarization = beam.polarization or reader.polarization()
             panels = reader.panels()
         self._bad = mask == BAD
         missing = []
@@ -93,6 +86,7 @@ class CxiSource(BatchedSource):
         if energy is None:
             missing.append("wavelength")
         self.notes, self.missing = tuple(reader.notes), tuple(missing)
+        self.beam = beam.over(Beam(energy, polarization=polarization))
 
     @contextmanager
     def _rows(self) -> Iterator[Rows]:
@@ -104,6 +98,11 @@ class CxiSource(BatchedSource):
                 return dense_frames(data[lo:hi], lo, f"{path}: {self._dataset}", self._bad)
 
             yield rows
+
+
+def is_cxi(look: Glance) -> bool:
+    """Whether this is HDF5 laid out as a CXI file."""
+    return look.hdf5 is not None and ("entry_1" in look.hdf5 or find_data(look.hdf5) is not None)
 
 
 def find_data(file: h5py.File) -> h5py.Dataset | None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..core.frames import BAD, Detector, Frames
 from .batched import BatchedSource, Rows, check_header, dense_frames, open_hdf5, sparse_frames
+from .glance import Glance
 from .source import InputError
 
 HEADER_BYTES = 1024
@@ -24,6 +25,23 @@ def is_binary_emc(head: bytes) -> bool:
     if len(head) < 12 or any(head[12:HEADER_BYTES]):
         return False
     return int(np.frombuffer(head, "<i4", 3)[2]) in (SPARSE, DENSE_INT, DENSE_DOUBLE) and any(head[:8])
+
+
+def is_binary_photons(look: Glance) -> bool:
+    """Whether this is a binary emc file."""
+    return look.hdf5 is None and is_binary_emc(look.head[:HEADER_BYTES])
+
+
+def is_hdf5_photons(look: Glance) -> bool:
+    """Whether this is an HDF5 emc file, complete or not."""
+    return look.hdf5 is not None and "place_ones" in look.hdf5
+
+
+def is_detector(look: Glance) -> bool:
+    """Whether this is a detector file, HDF5 or ASCII."""
+    if look.hdf5 is not None:
+        return "qx" in look.hdf5
+    return ascii_detector_header(look.head) is not None
 
 
 class BinaryPhotons(BatchedSource):

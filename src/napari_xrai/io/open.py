@@ -6,20 +6,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import h5py
 import numpy as np
 
 from ..core.detector import Polarization, square_detector
-from ..core.frames import BAD, GOOD, Detector
-from .batched import BatchedSource, JoinedSource, open_hdf5
-from .cxi import CxiSource, find_data
-from .dragonfly import BinaryPhotons, Hdf5Photons, ascii_detector_header, is_binary_emc, read_detector
-from .mask import LARGEST_BYTES, NUMPY_MAGIC, read_mask
-from .source import FrameSource, InputError
-
-Kind = Literal["frames", "detector", "mask", "run", "volume", "unknown"]
+from ..core.frames import GOOD
+from .batched import BatchedSource, JoinedSource
+from .formats import FORMATS, DetectorFormat, FrameFormat, Kind, OtherFormat
+from .glance import glance
+from .mask import read_mask
+from .source import Beam, FrameSource, InputError
 
 FRAMES_LOOKED_AT = 5000
 PIXELS_LOOKED_AT = 200_000_000
@@ -76,19 +73,23 @@ def classify(path: Path) -> Kind:
         return _classify_folder(path)
     if not path.is_file() or path.stat().st_size == 0:
         return "unknown"
-    with path.open("rb") as file:
-        head = file.read(4096)
-    if h5py.is_hdf5(path) or head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return _classify_hdf5(path)
-    if head.startswith(NUMPY_MAGIC):
-        return _classify_numpy(path)
-    if head[208:212] == b"MAP ":
-        return "volume"
-    if is_binary_emc(head[:1024]):
-        return "frames"
-    if ascii_detector_header(head) is not None:
-        return "detector"
-    return "mask" if _is_raw_mask(path, head) else "unknown"
+    try:
+        found = find_format(path)
+    except InputError:
+        return "frames"  # damaged: opening it as frames says how
+    return found.kind if found is not None else "unknown"
+
+
+def find_format(path: Path) -> FrameFormat | DetectorFormat | OtherFormat | None:
+    """The row of the table of formats that a file belongs to.
+
+    Raises
+    ------
+    InputError
+        If it is HDF5 and damaged.
+    """
+    with glance(path) as look:
+        return next((row for row in FORMATS if row.sniff(look)), None)
 
 
 def _classify_folder(path: Path) -> Kind:
@@ -106,43 +107,6 @@ def _frame_files(folder: Path) -> list[Path]:
     return [
         p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".") and classify(p) == "frames"
     ]
-
-
-def _classify_hdf5(path: Path) -> Kind:
-    try:
-        with open_hdf5(path) as file:
-            if "format_version" in file.attrs and "intensity" in file:
-                return "run"
-            if "place_ones" in file or "entry_1" in file or find_data(file) is not None:
-                return "frames"
-            if "qx" in file:
-                return "detector"
-            if "intensity" in file or "density" in file:
-                return "volume"
-            datasets = [n for n in file if isinstance(file[n], h5py.Dataset)]
-            return (
-                "mask"
-                if "mask" in datasets or (len(datasets) == 1 and file[datasets[0]].dtype.kind in "iu")
-                else "unknown"
-            )
-    except InputError:
-        return "frames"  # damaged: opening it as frames says how
-
-
-def _classify_numpy(path: Path) -> Kind:
-    try:
-        array = np.load(path, mmap_mode="r")
-    except (ValueError, OSError):
-        return "unknown"
-    if array.dtype.kind in "iub" and array.size and array.max() <= BAD and array.min() >= 0:
-        return "mask"
-    return "volume" if array.ndim == 3 and array.dtype.kind == "f" else "unknown"
-
-
-def _is_raw_mask(path: Path, head: bytes) -> bool:
-    if max(head) > BAD or path.stat().st_size > LARGEST_BYTES:
-        return False
-    return bool(np.fromfile(path, np.uint8).max() <= BAD)
 
 
 def open_source(
@@ -182,16 +146,14 @@ def open_source(
     for found, kind in ((detectors, "detector"), (masks, "mask")):
         if len(found) > 1:
             raise InputError(f"{found[0]} and {found[1]} are both {kind} files: give one")
-    beam: dict[str, Any] = {
-        "energy_eV": energy_eV, "distance_m": distance_m, "pixel_size_m": pixel_size_m, "polarization": polarization,
-    }  # fmt: skip
-    for name, value in beam.items():
+    beam = Beam(energy_eV, distance_m, pixel_size_m, polarization)
+    for name, value in vars(beam).items():
         if name != "polarization" and value is not None and not (np.isfinite(value) and value > 0):
             raise InputError(f"{name} is {value}: give a positive number")
     parts = [_open_frames(p, beam) for p in frames]
     source = parts[0] if len(parts) == 1 else JoinedSource(parts)
     if detectors:
-        _use_detector_file(source, detectors[0], energy_eV)
+        _use_detector_file(source, detectors[0], beam)
     elif source.detector is None and len(source.shape) == 2 and distance_m and pixel_size_m:
         source.detector = square_detector(
             (source.shape[0], source.shape[1]), pixel_size_m, distance_m, energy_eV, polarization=polarization or "none"
@@ -228,35 +190,27 @@ def _sort_paths(paths: Sequence[Path]) -> tuple[list[Path], list[Path], list[Pat
     return sorted_["frames"], sorted_["detector"], sorted_["mask"]
 
 
-def _open_frames(path: Path, beam: dict[str, Any]) -> BatchedSource:
-    with path.open("rb") as file:
-        head = file.read(8)
-    if not head.startswith(b"\x89HDF") and not h5py.is_hdf5(path):
-        return BinaryPhotons(path)
-    with open_hdf5(path) as hdf5:
-        sparse = "place_ones" in hdf5
-    return Hdf5Photons(path) if sparse else CxiSource(path, **beam)
+def _open_frames(path: Path, beam: Beam) -> BatchedSource:
+    row = find_format(path)
+    if not isinstance(row, FrameFormat):
+        raise InputError(f"{path} holds no frames: give CXI or Dragonfly frames")
+    return row.open(path, beam)
 
 
-def _use_detector_file(source: BatchedSource, path: Path, energy_eV: float | None) -> None:
+def _use_detector_file(source: BatchedSource, path: Path, beam: Beam) -> None:
     if not path.is_file():
         raise InputError(f"{path} does not exist: give the detector file")
-    if classify(path) != "detector":
+    row = find_format(path)
+    if not isinstance(row, DetectorFormat):
         raise InputError(f"{path} is no detector file: give a Dragonfly detector, HDF5 or ASCII")
-    found, notes = read_detector(path)
-    if found.n_pixels != source.n_pixels:
+    found = row.read(path, source.shape, beam.over(source.beam))
+    if found.detector.n_pixels != source.n_pixels:
         raise InputError(
-            f"{path} has {found.n_pixels:,} pixels but the frames in {source.paths[0]} have {source.n_pixels:,}: "
-            "give the detector file that belongs to these frames"
+            f"{path} has {found.detector.n_pixels:,} pixels but the frames in {source.paths[0]} have "
+            f"{source.n_pixels:,}: give the detector file that belongs to these frames"
         )
-    own = source.detector
-    energy_eV = energy_eV if energy_eV is not None or own is None else own.energy_eV
-    found = Detector(
-        found.q, found.response, found.mask, source.shape, found.ewald_radius, found.units, found.background
-    )
-    source.detector = found if energy_eV is None else found.with_energy(energy_eV)
-    source.missing = ("wavelength",) if energy_eV is None else ()
-    source.notes = (*source.notes, *notes)
+    source.detector, source.missing = found.detector, found.missing
+    source.notes = (*source.notes, *found.notes)
 
 
 def _use_mask(source: BatchedSource, path: Path) -> None:

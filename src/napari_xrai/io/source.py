@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.detector import Polarization
 from ..core.frames import Detector, Frames
 
 
 class InputError(ValueError):
     """Something the user gave cannot be used. Its message is one sentence: file, dataset, remedy."""
+
+
+@dataclass(frozen=True)
+class Beam:
+    """What is known of an experiment besides its frames: from the user, whose word wins, or from a file."""
+
+    energy_eV: float | None = None
+    distance_m: float | None = None
+    pixel_size_m: float | None = None
+    polarization: Polarization | None = None
+
+    def over(self, other: Beam) -> Beam:
+        """Take the `other`'s figures where this beam has none."""
+        mine = {name: value for name, value in vars(self).items() if value is not None}
+        return Beam(**{**vars(other), **mine})
+
+
+UNKNOWN_BEAM = Beam()
+"""Nobody said anything."""
 
 
 class FrameSource(Protocol):

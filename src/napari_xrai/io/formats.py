@@ -1,0 +1,134 @@
+"""Every format that is understood: one row each. A new one is a row here and a file beside this one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.frames import BAD, Detector
+from . import cxi, dragonfly
+from .batched import BatchedSource
+from .glance import Glance
+from .mask import LARGEST_BYTES, NUMPY_MAGIC
+from .source import Beam
+
+Kind = Literal["frames", "detector", "mask", "run", "volume", "unknown"]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What a detector file gives.
+
+    Parameters
+    ----------
+    detector : Detector
+        Of the frames' shape.
+    notes : tuple of str
+        What was assumed or corrected.
+    missing : tuple of str
+        ``"wavelength"``, ``"polarisation"``: what the user could still say.
+    """
+
+    detector: Detector
+    notes: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FrameFormat:
+    """Frames: `sniff` tells them by content, `open` makes a source of them."""
+
+    sniff: Callable[[Glance], bool]
+    open: Callable[[Path, Beam], BatchedSource]
+    kind: Kind = "frames"
+
+
+@dataclass(frozen=True)
+class DetectorFormat:
+    """A detector or geometry: `read` fits it to frames of a shape, under a beam of which more or less is known."""
+
+    sniff: Callable[[Glance], bool]
+    read: Callable[[Path, tuple[int, ...], Beam], Geometry]
+    kind: Kind = "detector"
+
+
+@dataclass(frozen=True)
+class OtherFormat:
+    """Something that is recognised, and read elsewhere."""
+
+    sniff: Callable[[Glance], bool]
+    kind: Kind
+
+
+def _dragonfly_detector(path: Path, shape: tuple[int, ...], beam: Beam) -> Geometry:
+    found, notes = dragonfly.read_detector(path)
+    # a file for another detector keeps its own shape: who asked says what is wrong
+    shape = shape if int(np.prod(shape)) == found.n_pixels else found.shape
+    found = Detector(found.q, found.response, found.mask, shape, found.ewald_radius, found.units, found.background)
+    if beam.energy_eV is None:
+        return Geometry(found, notes, ("wavelength",))
+    return Geometry(found.with_energy(beam.energy_eV), notes)
+
+
+def _is_run(look: Glance) -> bool:
+    return look.hdf5 is not None and "format_version" in look.hdf5.attrs and "intensity" in look.hdf5
+
+
+def _is_hdf5_volume(look: Glance) -> bool:
+    return look.has("intensity") or look.has("density")
+
+
+def _is_hdf5_mask(look: Glance) -> bool:
+    if look.hdf5 is None:
+        return False
+    datasets = [look.hdf5[n] for n in look.hdf5 if isinstance(look.hdf5.get(n), h5py.Dataset)]
+    return "mask" in look.hdf5 or (len(datasets) == 1 and datasets[0].dtype.kind in "iu")
+
+
+def _numpy_array(look: Glance) -> NDArray[Any] | None:
+    if not look.head.startswith(NUMPY_MAGIC):
+        return None
+    try:
+        return np.asarray(np.load(look.path, mmap_mode="r"))
+    except (ValueError, OSError):
+        return None
+
+
+def _is_numpy_mask(look: Glance) -> bool:
+    array = _numpy_array(look)
+    if array is None or array.dtype.kind not in "iub" or not array.size:
+        return False
+    return bool(array.max() <= BAD and array.min() >= 0)
+
+
+def _is_numpy_volume(look: Glance) -> bool:
+    array = _numpy_array(look)
+    return array is not None and array.ndim == 3 and array.dtype.kind == "f"
+
+
+def _is_raw_mask(look: Glance) -> bool:
+    if look.hdf5 is not None or max(look.head) > BAD or look.path.stat().st_size > LARGEST_BYTES:
+        return False
+    return bool(np.fromfile(look.path, np.uint8).max() <= BAD)
+
+
+FORMATS: tuple[FrameFormat | DetectorFormat | OtherFormat, ...] = (
+    OtherFormat(_is_run, "run"),
+    FrameFormat(dragonfly.is_hdf5_photons, lambda path, beam: dragonfly.Hdf5Photons(path)),
+    FrameFormat(cxi.is_cxi, cxi.CxiSource),
+    FrameFormat(dragonfly.is_binary_photons, lambda path, beam: dragonfly.BinaryPhotons(path)),
+    DetectorFormat(dragonfly.is_detector, _dragonfly_detector),
+    OtherFormat(_is_hdf5_volume, "volume"),
+    OtherFormat(lambda look: look.head[208:212] == b"MAP ", "volume"),
+    OtherFormat(_is_numpy_mask, "mask"),
+    OtherFormat(_is_numpy_volume, "volume"),
+    OtherFormat(_is_hdf5_mask, "mask"),
+    OtherFormat(_is_raw_mask, "mask"),
+)
+"""In this order: the first whose `sniff` says yes has the file."""
