@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from . import __version__
-from .core.frames import STATUS_NAMES, Counters, Poses, Progress, Snapshot, Volume
+from .core.frames import STATUS_NAMES, Counters, Phasing, Poses, Progress, Snapshot, Volume
 from .io.atomic import replacing, unwritable
 from .io.mrc import write_mrc
 from .io.source import InputError
@@ -143,9 +143,7 @@ class RunFolder:
         intensity = snapshot.intensity
         scaled = Volume(intensity.data, intensity.voxel_size * 1e4, intensity.units)
         write_mrc(scaled, self.path / "intensity.mrc", f"X-RAI intensity, (z,y,x), q=0 at n//2; cell in {unit}")
-        if snapshot.density is not None:
-            label = f"X-RAI density, (z,y,x), origin at n//2; cell in {snapshot.density.units}"
-            write_mrc(snapshot.density, self.path / "density.mrc", label)
+        _write_density(snapshot.density, self.path / "density.mrc")
 
     def write_checkpoint(self, arrays: Arrays, rest: Mapping[str, Any]) -> None:
         """Save what it takes to continue.
@@ -225,6 +223,46 @@ def read_run(path: Path) -> SavedRun:
     return SavedRun(path, _read_result(path), None, [])
 
 
+def beside_result(run: Path, name: str) -> Path:
+    """Where a file called `name` goes that is made from a run: into its folder, or beside its lone result file."""
+    if run.is_dir():
+        return run / name
+    return run.with_name(name if run.name == RESULT else f"{run.stem}_{name}")
+
+
+def write_phasing(run: SavedRun, density: Volume | None, phasing: Phasing) -> None:
+    """Replace the density of a saved run, and what is known of it; all else in its result file stays.
+
+    Parameters
+    ----------
+    run : SavedRun
+        The intensity that was phased.
+    density : Volume or None
+        None where phasing failed: the density there was is taken away, density.mrc too.
+
+    Raises
+    ------
+    InputError
+        If the run was written meanwhile, or cannot be written.
+    """
+    path = run.path / RESULT if run.path.is_dir() else run.path
+    image = io.BytesIO()
+    with _opened(path) as old, h5py.File(image, "w") as file:
+        if run.snapshot is None or not np.array_equal(old["intensity/volume"][()], run.snapshot.intensity.data):
+            raise InputError(f"{path} was written while it was phased: stop the run that writes it, and phase it then")
+        file.attrs.update(old.attrs)
+        for name in old:
+            if name not in ("density", "resolution"):
+                old.copy(name, file)
+        curves = file.create_group("resolution")
+        for name in old["resolution"]:
+            if name != "phasing":
+                old.copy(f"resolution/{name}", curves)
+        _put_density(file, density, phasing)
+    _write_file(path, image.getbuffer())
+    _write_density(density, beside_result(run.path, "density.mrc"))
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The reports of a run folder so far; a last line still being written is left out."""
     try:
@@ -244,8 +282,7 @@ def _put_snapshot(file: h5py.File, snapshot: Snapshot, source: str) -> None:
     file.attrs.update(format_version=FORMAT_VERSION, created_by=f"napari-xrai {__version__}", source=source)
     _put_volume(file, "intensity/volume", snapshot.intensity)
     file["intensity/weight"] = snapshot.weight.data.astype(np.float32)
-    if snapshot.density is not None:
-        _put_volume(file, "density/volume", snapshot.density)
+    _put_density(file, snapshot.density, snapshot.phasing)
     status = file.create_dataset("frames/status", data=snapshot.status.astype(np.uint8))
     status.attrs.update({name: value for value, name in STATUS_NAMES.items()})
     for kind, curves in (("history", snapshot.history), ("shells", snapshot.shells)):
@@ -264,6 +301,18 @@ def _put_snapshot(file: h5py.File, snapshot: Snapshot, source: str) -> None:
 def _put_volume(file: h5py.File, name: str, volume: Volume) -> None:
     dataset = file.create_dataset(name, data=volume.data.astype(np.float32))
     dataset.attrs.update(voxel_size=volume.voxel_size, units=volume.units)
+
+
+def _put_density(file: h5py.File, density: Volume | None, phasing: Phasing | None) -> None:
+    if density is not None:
+        _put_volume(file, "density/volume", density)
+    if phasing is not None:
+        group = file.create_group("resolution/phasing")
+        for name, value in vars(phasing).items():
+            if name != "curves":
+                group.attrs[name] = value
+        for name, curve in phasing.curves.items():
+            group[name] = curve
 
 
 def _put_poses(file: h5py.File, poses: Poses) -> None:
@@ -305,8 +354,17 @@ def _get_snapshot(file: h5py.File) -> Snapshot:
         counters=Counters(**plain("counters")),
         progress=Progress(**progress),
         facts=plain("facts"),
+        phasing=_get_phasing(file),
         **about,
     )
+
+
+def _get_phasing(file: h5py.File) -> Phasing | None:
+    group = file.get("resolution/phasing")
+    if group is None:
+        return None
+    about = {name: v.item() if isinstance(v, np.generic) else v for name, v in group.attrs.items()}
+    return Phasing(**about, curves={name: curve[()] for name, curve in group.items()})
 
 
 def _get_volume(file: h5py.File, name: str) -> Volume:
@@ -324,6 +382,24 @@ def _read_settings(path: Path) -> Settings | None:
 
 
 # ---- plain files
+
+
+def _write_density(density: Volume | None, path: Path) -> None:
+    """density.mrc, or none: an older one must not pass for this run's."""
+    if density is None:
+        with _in_words(path):
+            path.unlink(missing_ok=True)
+    else:
+        write_mrc(density, path, f"X-RAI density, (z,y,x), origin at n//2; cell in {density.units}")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    try:
+        with h5py.File(io.BytesIO(path.read_bytes()), "r") as file:
+            yield file
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: give the run folder again") from error
 
 
 def _write_file(path: Path, content: bytes | memoryview) -> None:

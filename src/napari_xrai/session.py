@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from .core.frames import Detector, Frames, Progress, Snapshot, Volume
+from .core.frames import Detector, Frames, Phasing, Progress, Snapshot, Volume
 from .io.source import FrameSource, InputError
 from .run import RunFolder, read_metrics, read_run
 from .settings import EngineSettings, Settings
@@ -225,7 +225,7 @@ class Session:
 
     def _show(self, snapshot: Snapshot) -> Snapshot:
         """Put a snapshot, with the newest density, into the slot."""
-        snapshot = replace(snapshot, density=self._phasing.density)
+        snapshot = replace(snapshot, density=self._phasing.density, phasing=self._phasing.outcome)
         with self._slot_lock:
             self._slot = self.last_snapshot = snapshot
         return snapshot
@@ -313,6 +313,7 @@ class _LivePhasing:
         from .core.phasing import LivePhasing
 
         self.density: Volume | None = None
+        self.outcome: Phasing | None = None
         self._phasing = LivePhasing()
         self._spent_s = 0.0
         self._finishing = self.finished = False
@@ -328,7 +329,7 @@ class _LivePhasing:
         self._spent_s += time.monotonic() - began
 
     def finish(self, snapshot: Snapshot) -> None:
-        """Replace the live density by the average of the independent starts that agree, where they do."""
+        """Replace the live density by the average of the independent starts that agree; by none, where no two do."""
         from .core.phasing import phase
 
         self._finishing = True
@@ -337,10 +338,12 @@ class _LivePhasing:
                 snapshot.intensity, snapshot.weight, FINAL_STARTS,
                 radius=math.ceil(snapshot.progress.radius), like=self.density,
             )  # fmt: skip
-        except ValueError:  # nothing measured that could be phased: the live attempt has shown as much
-            return
-        if result.verdict != "failed":
-            self.density, self.finished = result.density, True
+        except ValueError as error:  # nothing measured that could be phased
+            self.outcome = Phasing("failed", str(error), FINAL_STARTS, 0, 0)
+        else:
+            self.outcome = result.record(seed=0)
+        self.density = None if self.outcome.verdict == "failed" else result.density
+        self.finished = True
 
 
 def open_session(settings: Settings, out: Path, *, resume: bool = False, overwrite: bool = False) -> Session:

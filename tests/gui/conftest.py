@@ -18,7 +18,7 @@ DATA = Path(__file__).parents[1] / "data"
 class NoPhasing:
     """The density is the intensity: no torch, no waiting."""
 
-    density = None
+    density = outcome = None
     finished = False
 
     def is_due(self, elapsed_s):

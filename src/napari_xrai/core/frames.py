@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Units = Literal["1/angstrom", "detector_voxel"]
 Verdict = Literal["converged", "improving", "failed"]
+PhasingVerdict = Literal["agreed", "doubtful", "failed"]
 
 GOOD, MERGE_ONLY, BAD = 0, 1, 2
 """Mask values: good · merged but not used for orientation · bad."""
@@ -228,6 +229,30 @@ class Volume:
 
 
 @dataclass(frozen=True, eq=False)
+class Phasing:
+    """How a density was found from its intensity by several starts, and how far to believe it.
+
+    Parameters
+    ----------
+    verdict : "agreed", "doubtful" or "failed"
+    reason : str
+        Why, in words.
+    starts, kept, seed : int
+        Random phase sets tried, those that agree, and what they were drawn from.
+    curves : dict of str to (S,) float64
+        Over |q|: ``q`` (in the intensity's units), ``prtf``, ``agreement``, ``background``; empty where there was
+        nothing to phase.
+    """
+
+    verdict: PhasingVerdict
+    reason: str
+    starts: int
+    kept: int
+    seed: int
+    curves: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
 class Snapshot:
     """The whole result at one moment. Arrays are its own: nobody writes to them afterwards.
 
@@ -251,6 +276,8 @@ class Snapshot:
         One look, and why, in words.
     facts : dict of str to str
         What the engine chose from the data, for the user to see: diameter, resolution, batch size, schedule.
+    phasing : Phasing or None
+        How the density was found, once several starts were compared; None for a live density.
     """
 
     intensity: Volume
@@ -266,3 +293,4 @@ class Snapshot:
     verdict: Verdict
     reason: str
     facts: dict[str, str] = field(default_factory=dict)
+    phasing: Phasing | None = None

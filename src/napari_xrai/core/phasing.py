@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from .density_alignment import (
     pad_transform,
     transform_on_grid,
 )
-from .frames import Volume
+from .frames import Phasing, PhasingVerdict, Volume
 from .phase_retrieval import (
     POLISH,
     SEARCH,
@@ -39,8 +38,6 @@ from .phase_retrieval import (
 )
 from .resolution import ShellCurve, crossing, fsc_of_transforms, sample
 from .workers import in_threads
-
-PhasingVerdict = Literal["agreed", "doubtful", "failed"]
 
 LARGEST_HOLE = 8
 """Voxels: beyond this radius of missing centre starts stop agreeing (18 of 20 right at 8, 2 of 20 at 10)."""
@@ -96,6 +93,13 @@ class PhasingResult:
         """Starts left out."""
         return int((~self.kept).sum())
 
+    def record(self, seed: int) -> Phasing:
+        """What is kept of it beside the density; `seed` is the one `phase` was given."""
+        curves = {name: getattr(self, name).value for name in ("prtf", "agreement", "background")}
+        return Phasing(
+            self.verdict, self.reason, len(self.kept), int(self.kept.sum()), seed, {"q": self.prtf.q, **curves}
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class _Start:
@@ -117,6 +121,7 @@ def phase(
     like: Volume | None = None,
     recipe: Recipe | None = None,
     threads: int = 1,
+    on_start: Callable[[], None] | None = None,
 ) -> PhasingResult:
     """Phase an intensity from many random starts, and keep what they agree on.
 
@@ -138,6 +143,8 @@ def phase(
         How a start runs.
     threads : int
         Starts run at a time, each on one core.
+    on_start : callable, optional
+        Called after each start, from its thread; what it raises ends the phasing.
 
     Raises
     ------
@@ -153,9 +160,15 @@ def phase(
     else:
         first = _known_support(support, m)
         recipe = replace(recipe, shrink_every=0)
+
+    def run_start(start_seed: int) -> _Start:
+        start = _run_start(m, first, recipe, start_seed)
+        if on_start is not None:
+            on_start()
+        return start
+
     with _one_torch_thread():
-        runs = in_threads(lambda s: _run_start(m, first, recipe, s), _seeds(seed, starts), threads)
-        return _compare(runs, m, like)
+        return _compare(in_threads(run_start, _seeds(seed, starts), threads), m, like)
 
 
 def _seeds(seed: int, n: int) -> list[int]:
