@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from .core.frames import Detector, Frames, Phasing, Progress, Snapshot, Volume
+from .core.frames import GOOD, Detector, Frames, Phasing, Progress, Snapshot, Volume
 from .io.source import FrameSource, InputError
 from .run import RunFolder, read_metrics, read_run
 from .settings import EngineSettings, Settings
@@ -100,6 +100,7 @@ class Session:
         self._slot: Snapshot | None = None
         self._pace: deque[tuple[float, Progress]] = deque()
         self._first: tuple[float, float] | None = None
+        self._photons = self._counted = 0
 
     def run(self) -> Iterator[Progress]:
         """Reconstruct. Yields at every step of the engine; closing the generator stops, keeping the best result.
@@ -225,10 +226,24 @@ class Session:
 
     def _show(self, snapshot: Snapshot) -> Snapshot:
         """Put a snapshot, with the newest density, into the slot."""
-        snapshot = replace(snapshot, density=self._phasing.density, phasing=self._phasing.outcome)
+        snapshot = replace(
+            snapshot, density=self._phasing.density, phasing=self._phasing.outcome,
+            facts={**self._input_facts(), **snapshot.facts},
+        )  # fmt: skip
         with self._slot_lock:
             self._slot = self.last_snapshot = snapshot
         return snapshot
+
+    def _input_facts(self) -> dict[str, str]:
+        """What went in, in words: it is kept with the result, which may be all that is left one day."""
+        detector, energy = self._detector, self._detector.energy_eV
+        photons = f", {self._photons / self._counted:,.4g} photons each" if self._counted else ""
+        pixels = " × ".join(str(side) for side in detector.shape)
+        return {
+            "frames": f"{self.source.format}{photons}",
+            "detector": f"{pixels} pixels, {int((detector.mask == GOOD).sum()):,} used for poses",
+            "photon energy": f"{energy:,.6g} eV" if energy else "not known: lengths are in detector voxels",
+        }
 
     def _report(self, engine: Reconstruction, snapshot: Snapshot, *, poses: bool) -> None:
         began = time.monotonic()
@@ -296,6 +311,8 @@ class Session:
         end = self.settings.engine.max_frames
         for frames in self.source.batches(size, start):
             start += len(frames)
+            if start > self._counted:
+                self._photons, self._counted = self._photons + int(frames.count.sum()), self._counted + len(frames)
             if end is not None and start >= end:
                 yield frames.take(slice(0, len(frames) - (start - end)))
                 return
