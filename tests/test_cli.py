@@ -18,7 +18,7 @@ from napari_xrai import session as session_module
 from napari_xrai.cli import main
 from napari_xrai.core.frames import Frames
 from napari_xrai.core.simulate import PRESETS
-from napari_xrai.io.cxi import CxiWriter
+from napari_xrai.io.cxi_writer import CxiWriter
 from napari_xrai.run import read_run
 from toy import ToyReconstruction
 

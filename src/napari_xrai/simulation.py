@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .core.simulate import PRESETS, simulate
-from .io.cxi import CxiWriter
+from .io.cxi_writer import CxiWriter
 from .io.source import InputError
 from .io.structure import read_particle
 from .io.truth import truth_path, write_truth

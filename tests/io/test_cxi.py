@@ -14,7 +14,8 @@ from napari_xrai.core.detector import Panels, detector_from_panels, square_detec
 from napari_xrai.core.frames import BAD, HC_EV_A, Frames
 from napari_xrai.core.particle import builtin_particle
 from napari_xrai.core.simulate import PRESETS, simulate
-from napari_xrai.io.cxi import JOULE_PER_EV, CxiSource, CxiWriter, mask_rejects
+from napari_xrai.io.cxi import JOULE_PER_EV, CxiSource, mask_rejects
+from napari_xrai.io.cxi_writer import CxiWriter
 from napari_xrai.io.open import describe, open_source
 from napari_xrai.io.source import InputError
 
