@@ -153,6 +153,24 @@ def reconstruct(
     _reconstruct(settings, out, resume=resume, overwrite=overwrite)
 
 
+@app.command(epilog="Example:  napari-xrai phase klh1 --starts 40")
+def phase(
+    run: Annotated[Path, typer.Argument(help="Run folder, or its reconstruction.h5.")],
+    starts: Annotated[int, typer.Option(help="Random phase sets to try and to compare.")] = 20,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal densities on the same CPU.")] = 0,
+) -> None:
+    """Phase the intensity of a finished or stopped run from many starts, and keep what they agree on.
+
+    The run's density is replaced; where no two starts agree, it is taken away.
+    """
+    from .phase import RunPhasing
+    from .session import usable_cores
+
+    work = RunPhasing(run, starts, seed, threads=usable_cores())
+    _show_count(work.steps(), "starts")
+    print(work.summary)
+
+
 @app.command(epilog="Example:  napari-xrai compare klh1 truth.h5 --json")
 def compare(
     run: Annotated[Path, typer.Argument(help="Run folder, or its reconstruction.h5.")],
@@ -252,12 +270,12 @@ def _show_progress(session: Session) -> None:
             bar.update(task, description=progress.phase, completed=progress.fraction, pace=_pace(session))
 
 
-def _show_count(steps: Iterator[tuple[int, int]]) -> None:
-    """Iterate work that counts frames: a live bar on a terminal, nothing elsewhere."""
+def _show_count(steps: Iterator[tuple[int, int]], what: str = "frames") -> None:
+    """Iterate work that counts: a live bar on a terminal, nothing elsewhere."""
     from rich.progress import MofNCompleteColumn, Progress
 
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), disable=not sys.stdout.isatty()) as bar:
-        task = bar.add_task("frames", total=None)
+        task = bar.add_task(what, total=None)
         for done, total in steps:
             bar.update(task, completed=done, total=total)
 
