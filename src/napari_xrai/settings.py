@@ -16,7 +16,7 @@ class InputSettings(BaseModel):
     sources: list[Path] = Field(default_factory=list, description="Files or folders of frames")
     detector: Path | None = Field(default=None, description="Detector file, where the frames' file has no geometry")
     mask: Path | None = Field(default=None, description="Extra mask, laid over the detector's own")
-    energy_eV: Annotated[float, Field(ge=10, le=1e6)] | None = Field(default=None, description="Photon energy (eV)")
+    energy_eV: Annotated[float, Field(gt=0)] | None = Field(default=None, description="Photon energy (eV)")
     distance_m: Annotated[float, Field(gt=0)] | None = Field(default=None, description="Sample to detector (m)")
     pixel_size_m: Annotated[float, Field(gt=0)] | None = Field(default=None, description="Pixel size (m)")
     polarization: Literal["x", "y", "none"] | None = Field(default=None, description="Polarisation of the beam")

@@ -44,6 +44,8 @@ class BatchedSource(ABC):
         What the user could still say: ``"geometry"``, ``"wavelength"``, ``"polarisation"``.
     beam : Beam
         What the frames' own file says of the beam, for a detector file that needs it.
+    mask : (P,) uint8 or None
+        The frames' own file's, 0/1/2: laid over that of a detector file.
     """
 
     format: str
@@ -54,6 +56,7 @@ class BatchedSource(ABC):
     notes: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     beam: Beam = UNKNOWN_BEAM
+    mask: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
         self.n_pixels = int(np.prod(self.shape))
@@ -121,7 +124,7 @@ class JoinedSource(BatchedSource):
         super().__init__(
             first.format, tuple(p for part in parts for p in part.paths), sum(p.n_frames or 0 for p in parts),
             first.shape, first.detector, tuple(dict.fromkeys(n for p in parts for n in p.notes)), first.missing,
-            first.beam,
+            first.beam, first.mask,
         )  # fmt: skip
         self._parts = parts
         self._offset = np.concatenate([[0], np.cumsum([p.n_frames or 0 for p in parts])])

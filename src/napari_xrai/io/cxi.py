@@ -66,7 +66,7 @@ class CxiSource(BatchedSource):
             energy = beam.energy_eV if beam.energy_eV is not None else reader.energy_eV()
             polarization = beam.polarization or reader.polarization()
             panels = reader.panels()
-        self._bad = mask == BAD
+        self.mask, self._bad = mask, mask == BAD
         missing = []
         if panels is None:
             missing.append("geometry")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.frames import BAD, Detector
-from . import cxi, dragonfly
+from . import cxi, dragonfly, geom_text
 from .batched import BatchedSource
 from .glance import Glance
 from .mask import LARGEST_BYTES, NUMPY_MAGIC
@@ -51,10 +51,13 @@ class FrameFormat:
 
 @dataclass(frozen=True)
 class DetectorFormat:
-    """A detector or geometry: `read` fits it to frames of a shape, under a beam of which more or less is known."""
+    """A detector or geometry: `read` fits it to the frames in a file, under a beam of which more or less is known.
+
+    Its arguments: the detector file, the frames' file, the shape of a frame, the beam.
+    """
 
     sniff: Callable[[Glance], bool]
-    read: Callable[[Path, tuple[int, ...], Beam], Geometry]
+    read: Callable[[Path, Path, tuple[int, ...], Beam], Geometry]
     kind: Kind = "detector"
 
 
@@ -66,7 +69,7 @@ class OtherFormat:
     kind: Kind
 
 
-def _dragonfly_detector(path: Path, shape: tuple[int, ...], beam: Beam) -> Geometry:
+def _dragonfly_detector(path: Path, frames: Path, shape: tuple[int, ...], beam: Beam) -> Geometry:
     found, notes = dragonfly.read_detector(path)
     # a file for another detector keeps its own shape: who asked says what is wrong
     shape = shape if int(np.prod(shape)) == found.n_pixels else found.shape
@@ -74,6 +77,11 @@ def _dragonfly_detector(path: Path, shape: tuple[int, ...], beam: Beam) -> Geome
     if beam.energy_eV is None:
         return Geometry(found, notes, ("wavelength",))
     return Geometry(found.with_energy(beam.energy_eV), notes)
+
+
+def _crystfel_geometry(path: Path, frames: Path, shape: tuple[int, ...], beam: Beam) -> Geometry:
+    detector, notes, missing = geom_text.read_geom(path).detector(shape, beam, frames)
+    return Geometry(detector, notes, missing)
 
 
 def _is_run(look: Glance) -> bool:
@@ -124,6 +132,7 @@ FORMATS: tuple[FrameFormat | DetectorFormat | OtherFormat, ...] = (
     FrameFormat(cxi.is_cxi, cxi.CxiSource),
     FrameFormat(dragonfly.is_binary_photons, lambda path, beam: dragonfly.BinaryPhotons(path)),
     DetectorFormat(dragonfly.is_detector, _dragonfly_detector),
+    DetectorFormat(lambda look: geom_text.is_geom(look.head), _crystfel_geometry),
     OtherFormat(_is_hdf5_volume, "volume"),
     OtherFormat(lambda look: look.head[208:212] == b"MAP ", "volume"),
     OtherFormat(_is_numpy_mask, "mask"),

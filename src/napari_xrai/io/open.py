@@ -17,6 +17,7 @@ from .formats import FORMATS, DetectorFormat, FrameFormat, Kind, OtherFormat
 from .glance import glance
 from .mask import read_mask
 from .source import Beam, FrameSource, InputError
+from .units import check_beam
 
 FRAMES_LOOKED_AT = 5000
 PIXELS_LOOKED_AT = 200_000_000
@@ -147,9 +148,7 @@ def open_source(
         if len(found) > 1:
             raise InputError(f"{found[0]} and {found[1]} are both {kind} files: give one")
     beam = Beam(energy_eV, distance_m, pixel_size_m, polarization)
-    for name, value in vars(beam).items():
-        if name != "polarization" and value is not None and not (np.isfinite(value) and value > 0):
-            raise InputError(f"{name} is {value}: give a positive number")
+    check_beam(beam)
     parts = [_open_frames(p, beam) for p in frames]
     source = parts[0] if len(parts) == 1 else JoinedSource(parts)
     if detectors:
@@ -202,14 +201,16 @@ def _use_detector_file(source: BatchedSource, path: Path, beam: Beam) -> None:
         raise InputError(f"{path} does not exist: give the detector file")
     row = find_format(path)
     if not isinstance(row, DetectorFormat):
-        raise InputError(f"{path} is no detector file: give a Dragonfly detector, HDF5 or ASCII")
-    found = row.read(path, source.shape, beam.over(source.beam))
+        raise InputError(f"{path} is no detector file: give a Dragonfly detector or a CrystFEL .geom")
+    found = row.read(path, source.paths[0], source.shape, beam.over(source.beam))
     if found.detector.n_pixels != source.n_pixels:
         raise InputError(
             f"{path} has {found.detector.n_pixels:,} pixels but the frames in {source.paths[0]} have "
             f"{source.n_pixels:,}: give the detector file that belongs to these frames"
         )
-    source.detector, source.missing = found.detector, found.missing
+    mask = source.mask  # the frames' own holds under any geometry
+    source.detector = found.detector if mask is None else found.detector.with_mask(mask)
+    source.missing = found.missing
     source.notes = (*source.notes, *found.notes)
 
 
