@@ -20,7 +20,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,18 @@ class SavedRun:
         None where only the result file is there.
     metrics : list of dict
         One per report so far.
+    sources : list of str
+        The files the frames came from.
+    created_by : str
+        Program and version.
     """
 
     path: Path
     snapshot: Snapshot | None
     settings: Settings | None
     metrics: list[dict[str, Any]]
+    sources: list[str] = field(default_factory=list)
+    created_by: str = ""
 
 
 class RunFolder:
@@ -217,10 +223,12 @@ def read_run(path: Path) -> SavedRun:
     if path.is_dir():
         if not is_run(path):
             raise InputError(f"{path} is no run folder: it holds no {RESULT}")
-        return SavedRun(path, _read_result(path / RESULT), _read_settings(path / SETTINGS), read_metrics(path))
+        snapshot, about = _read_result(path / RESULT)
+        return SavedRun(path, snapshot, _read_settings(path / SETTINGS), read_metrics(path), **about)
     if not path.exists():
         raise InputError(f"no such file or folder: {path}")
-    return SavedRun(path, _read_result(path), None, [])
+    snapshot, about = _read_result(path)
+    return SavedRun(path, snapshot, None, [], **about)
 
 
 def beside_result(run: Path, name: str) -> Path:
@@ -320,14 +328,18 @@ def _put_poses(file: h5py.File, poses: Poses) -> None:
         file[f"poses/{name}"] = column.astype(np.int64 if name == "frame" else np.float32)
 
 
-def _read_result(path: Path) -> Snapshot | None:
-    """The snapshot in a result file; None while there is none. A file replaced under the reader is read again."""
+def _read_result(path: Path) -> tuple[Snapshot | None, dict[str, Any]]:
+    """The snapshot in a result file, and where it came from; None while there is none.
+
+    A file replaced under the reader is read again.
+    """
     for attempt in range(5):
         try:
             with h5py.File(path, "r", locking=False) as file:
-                return _get_snapshot(file)
+                about = {"sources": str(file.attrs["source"]).splitlines(), "created_by": str(file.attrs["created_by"])}
+                return _get_snapshot(file), about
         except FileNotFoundError:
-            return None
+            return None, {}
         except (OSError, RuntimeError) as error:  # a shared file system may lose the replaced file mid-read
             failure: Exception = error
             time.sleep(0.1 * attempt)
