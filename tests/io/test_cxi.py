@@ -14,10 +14,12 @@ from napari_xrai.core.detector import Panels, detector_from_panels, square_detec
 from napari_xrai.core.frames import BAD, HC_EV_A, Frames
 from napari_xrai.core.particle import builtin_particle
 from napari_xrai.core.simulate import PRESETS, simulate
-from napari_xrai.io.cxi import JOULE_PER_EV, CxiSource, mask_rejects
+from napari_xrai.io.cxi import CxiSource
+from napari_xrai.io.cxi_mask import mask_rejects, meaning_of
 from napari_xrai.io.cxi_writer import CxiWriter
 from napari_xrai.io.open import describe, open_source
 from napari_xrai.io.source import InputError
+from napari_xrai.io.units import JOULE_PER_EV
 
 DETECTOR = "entry_1/instrument_1/detector_1"
 PRESET = PRESETS["demo"]
@@ -135,12 +137,16 @@ def test_modular_detectors_keep_their_modules(tmp_path):
 
 def test_mask_bits_changed_their_meaning_at_1_5():
     bits = np.array([0x0, 0x1, 0x4, 0x80, 0x200, 0x1000, 0x100, 0x5])
-    assert mask_rejects(bits, 160).tolist() == [False, True, True, True, True, False, False, True]
+
+    def rejected(bits, version, **options):
+        return mask_rejects(bits, meaning_of(bits, version, **options)).tolist()
+
+    assert rejected(bits, 160) == [False, True, True, True, True, False, False, True]
     # before: bit 0 says valid; 0x80 does not exist, 0x100 not exposed
-    assert mask_rejects(bits, 140).tolist() == [True, False, True, True, True, True, True, True]
+    assert rejected(bits, 140) == [True, False, True, True, True, True, True, True]
     # programs that wrote 1.4 with zero for good pixels set no valid bit anywhere
-    assert mask_rejects(np.array([0x0, 0x8]), 140).tolist() == [False, True]
-    assert mask_rejects(np.array([0x0, 0x1000]), 150, any_bit=True).tolist() == [False, True]
+    assert rejected(np.array([0x0, 0x8]), 140) == [False, True]
+    assert rejected(np.array([0x0, 0x1000]), 150, euxfel=True) == [False, True]
 
 
 def test_old_masks_are_read_by_the_files_version(simulated, tmp_path):

@@ -13,7 +13,9 @@ import numpy as np
 from ..core.detector import Panels, Polarization, panels_from_detector
 from ..core.frames import BAD, GOOD, Detector, Frames
 from .atomic import make_room, unwritable
-from .cxi import DETECTOR, JOULE_PER_EV, PIXEL_IS_BAD, PIXEL_IS_MERGE_ONLY, SOURCE
+from .cxi_geometry import SOURCE
+from .cxi_mask import DETECTOR, PIXEL_IS_BAD, PIXEL_IS_MERGE_ONLY
+from .units import JOULE_PER_EV
 
 CHUNK_BYTES = 262_144
 CACHE_BYTES, RESERVE_BYTES = 1_000_000, 4_000_000
