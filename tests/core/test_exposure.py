@@ -95,7 +95,7 @@ def test_merging_at_the_true_poses_gives_the_true_particle():
     laid, exposed = exhaust(evidence.volumes())
     counts = np.bincount(photons.pixel, photons.count, len(pixels.rho))
     field = VoxelField(pixels, RadialProfile(pixels, counts, 2000), np.random.default_rng(0))
-    field.update(laid[0] + laid[1], exposed[0] + exposed[1])
+    list(field.update(laid, exposed))
     assert sum(p.sum(dtype=np.float64) for p in laid) == pytest.approx(photons.count.sum(), rel=1e-4)
     axis = np.arange(edge) - edge // 2
     radius = np.sqrt((axis**2)[:, None, None] + (axis**2)[:, None] + axis**2).ravel()

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from . import kernels
-from .field import DARKEST, VoxelField, friedel_sum
+from .field import DARKEST, IntensityField, friedel_sum
 from .pixels import Pixels, SparsePhotons
 from .search import LARGEST_SCORES, PolarSearch
 
@@ -33,7 +33,7 @@ SHORTEST_MEMORY = 16
 
 
 def bootstrap(
-    field: VoxelField, pixels: Pixels, brightness: F32, photons: SparsePhotons, radius: float, diameter: float,
+    field: IntensityField, pixels: Pixels, brightness: F32, photons: SparsePhotons, radius: float, diameter: float,
     fluence_shape: float, rng: np.random.Generator, threads: int,
 ) -> Iterator[float]:  # fmt: skip
     """Bring `field` from noise to the particle at low resolution; yield the share of the work done after every batch.
@@ -44,7 +44,7 @@ def bootstrap(
 
     Parameters
     ----------
-    field : VoxelField
+    field : IntensityField
         Updated in place.
     radius : float
         Voxels.

@@ -1,11 +1,13 @@
-"""The 3D intensity that explains the frames: one interface, a voxel grid behind it.
+"""The 3D intensity that explains the frames: one interface, and the plainest field behind it, a voxel grid.
 
 V(q) = Ī(|q|) · ratio(q): the radial mean Ī carries the dynamic range, the ratio (≈ 1) carries the structure.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,26 +22,6 @@ UNMEASURED = 1e-6
 
 DARKEST = 0.02
 """Smallest ratio that scoring believes: keeps log V finite where few photons have fallen."""
-
-
-class IntensityField(Protocol):
-    """What the loop asks of an intensity, whatever represents it."""
-
-    edge: int
-    ratio: F32
-    """V/Ī on the (edge³) grid, flat (z, y, x), Friedel-symmetric, positive."""
-
-    def update(self, photons: F32, exposure: F32) -> None:
-        """Explain `photons` seen under `exposure`, both (edge³): counted, and expected at ratio 1."""
-        ...
-
-    def log_grid(self) -> F32:
-        """Log ratio, bounded below: what photons are scored against."""
-        ...
-
-    def volume(self) -> F32:
-        """(edge, edge, edge) V(q), mean photons per pixel at mean fluence; 0 where nothing was measured."""
-        ...
 
 
 class RadialProfile:
@@ -71,8 +53,8 @@ def friedel_sum(grid: F32) -> F32:
     return grid + grid[::-1]
 
 
-class VoxelField:
-    """A grid updated in closed form: photons over exposure, blended towards its smoothed self where photons are few.
+class IntensityField(ABC):
+    """What the loop asks of an intensity, whatever represents it: positive, V(q) = V(−q), rendered on a grid.
 
     Parameters
     ----------
@@ -81,9 +63,16 @@ class VoxelField:
     rng : numpy Generator
         The start: a grid of log-normal noise, Friedel-symmetric.
     smoothing : float
-        Width of the blend's Gaussian, voxels.
+        Width of the Gaussian in `estimate`, voxels.
     photons_to_trust : float
-        Expected photons at which a voxel's own value and its smoothed value weigh the same.
+        Expected photons at which `estimate` gives a voxel's own value and its smoothed value the same weight.
+
+    Attributes
+    ----------
+    ratio : (edge³) float32
+        V/Ī, flat (z, y, x): what search, scoring and refinement look up. The bootstrap writes it, `update` replaces it.
+    exposure : (edge³) float32
+        Photons expected at ratio 1 behind each voxel.
     """
 
     def __init__(
@@ -97,13 +86,15 @@ class VoxelField:
         self.ratio: F32 = np.float32(0.5) * friedel_sum(start)
         self.exposure: F32 = np.zeros_like(self.ratio)
 
-    def update(self, photons: F32, exposure: F32) -> None:
-        """Explain `photons` seen under `exposure` (edge³) in closed form."""
-        self.ratio = self.estimate(photons, exposure)
-        self.exposure = np.maximum(friedel_sum(exposure), 0)
+    @abstractmethod
+    def update(self, photons: list[F32], exposure: list[F32]) -> Iterator[None]:
+        """Explain the `photons` of both halves, seen under `exposure`, each (edge³); yields between steps of work."""
 
     def estimate(self, photons: F32, exposure: F32) -> F32:
-        """(edge³) ratio that explains `photons` under `exposure`; the field itself stays as it is."""
+        """(edge³) ratio that explains `photons` under `exposure` in closed form; the field itself stays as it is.
+
+        Photons over exposure, blended towards its smoothed self where photons are few.
+        """
         # a truncated series of in-plane harmonics leaves a little negative exposure where there was none
         photons, exposure = friedel_sum(photons), np.maximum(friedel_sum(exposure), 0)
         smooth_photons, smooth_exposure = self._smooth(photons), self._smooth(exposure)
@@ -132,3 +123,21 @@ class VoxelField:
         """(edge, edge, edge) photons expected behind each voxel; 0 where nothing was measured."""
         value = np.where(self.exposure > UNMEASURED, self.exposure, np.float32(0))
         return value.reshape(self.edge, self.edge, self.edge)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Arrays from which `restore` goes on."""
+        return {"ratio": self.ratio, "exposure": self.exposure}
+
+    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Take up a `state`; arrays that are not this field's own are left alone."""
+        self.ratio, self.exposure = arrays["ratio"], arrays["exposure"]
+
+
+class VoxelField(IntensityField):
+    """A grid updated in closed form, without a step size."""
+
+    def update(self, photons: list[F32], exposure: list[F32]) -> Iterator[None]:
+        """Explain both halves together, by `estimate`."""
+        self.ratio = self.estimate(photons[0] + photons[1], exposure[0] + exposure[1])
+        self.exposure = np.maximum(friedel_sum(exposure[0] + exposure[1]), 0)
+        yield

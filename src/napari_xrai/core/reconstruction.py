@@ -16,7 +16,7 @@ from .amortised import AmortisedPoses
 from .bootstrap import bootstrap
 from .evidence import Evidence
 from .exposure import ExposureTable
-from .field import DARKEST, RadialProfile, VoxelField
+from .field import DARKEST, IntensityField, RadialProfile, VoxelField
 from .frame_table import FrameTable
 from .frames import Detector, Frames, Progress, Snapshot, Verdict, Volume
 from .inference import Proposer, by_search, infer_poses, same_mode
@@ -125,13 +125,13 @@ class Reconstruction:
         self.rng = np.random.default_rng(settings.seed)
         self.facts: dict[str, str] = {}
         self.history: dict[str, list[float]] = {name: [] for name in HISTORY}
-        self.field: VoxelField | None = None
+        self.field: IntensityField | None = None
         self.carried: tuple[list[F32], list[F32]] | None = None
         self.halves: ShellCurve | None = None
         self.phase, self.fraction, self.seen = "getting ready (slow the first time)", 0.0, 0
         self.passes_done = self.updates = 0
         self.begun = False
-        self.restored: tuple[F32, F32] | None = None
+        self.restored: dict[str, NDArray[Any]] | None = None
         self.radius = self.agreement = self.settled = 0.0
         self.fluence_shape = float("inf")
 
@@ -157,7 +157,7 @@ class Reconstruction:
             self.begun = True
         elif self.restored is not None:
             self.field = self._new_field(np.random.default_rng(0))
-            self.field.ratio, self.field.exposure = self.restored
+            self.field.restore(self.restored)
             self.restored = None
         n_frames = len(reservoir) if whole else self.n_frames
         total = self._passes(n_frames)
@@ -361,8 +361,7 @@ class Reconstruction:
             photons = [new + scale * old for new, old in zip(photons, previous[0], strict=True)]
             exposure = [new + scale * old for new, old in zip(exposure, previous[1], strict=True)]
         self.carried = photons, exposure
-        self.field.update(photons[0] + photons[1], exposure[0] + exposure[1])
-        yield self.progress()
+        yield from self._with_progress(self.field.update(photons, exposure))
         self._compare_halves(photons, exposure)
         self.updates += 1
         frames, likelihood, stayed, *moments = tally
@@ -460,7 +459,7 @@ class Reconstruction:
         """Arrays, and a JSON-able rest, from which `restore` goes on after the last full pass; empty before one."""
         if self.field is None or self.carried is None or not self.begun:
             return {}, {}
-        arrays = {"ratio": self.field.ratio, "exposure": self.field.exposure}
+        arrays = self.field.state()
         for half in range(2):
             arrays[f"photons_{half}"], arrays[f"exposure_{half}"] = self.carried[0][half], self.carried[1][half]
         arrays |= {f"frame_{name}": column[: self.table.length] for name, column in self.table.column.items()}
@@ -477,7 +476,7 @@ class Reconstruction:
         photons, exposure = ([arrays[f"{kind}_{half}"] for half in range(2)] for kind in ("photons", "exposure"))
         self.carried = photons, exposure
         self.table = FrameTable.of({n.removeprefix("frame_"): a for n, a in arrays.items() if n.startswith("frame_")})
-        self.restored = arrays["ratio"], arrays["exposure"]
+        self.restored = arrays
 
 
 HISTORY = ("frames_seen", "log_likelihood", "resolution_q")
