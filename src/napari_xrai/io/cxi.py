@@ -11,7 +11,8 @@ import numpy as np
 
 from ..core.detector import detector_from_panels
 from ..core.frames import BAD, Detector, Frames
-from .batched import BatchedSource, Rows, check_header, open_hdf5
+from .batched import BatchedSource, Rows, check_header, dense_frames, open_hdf5
+from .chunks import photon_rows
 from .compression import require_filters
 from .cxi_geometry import CxiExperiment
 from .cxi_mask import DETECTOR, read_mask
@@ -65,17 +66,19 @@ class CxiSource(BatchedSource):
 
     @contextmanager
     def _rows(self) -> Iterator[Rows]:
-        path, masks = self.paths[0], self._masks
-        with open_hdf5(path) as file:
+        masks, what = self._masks, f"{self.paths[0]}: {self._dataset}"
+        with open_hdf5(self.paths[0]) as file:
             data = file[self._dataset]
 
-            def rows(lo: int, hi: int) -> Frames:
-                block = data[lo:hi].reshape(hi - lo, -1)
-                if masks.varies:
-                    block = masks.blank(block, file, lo)
-                return dense_frames(block, lo, f"{path}: {self._dataset}", masks.common == BAD)
+            def each_under_its_mask(lo: int, hi: int) -> Frames:
+                block = masks.blank(data[lo:hi].reshape(hi - lo, -1), file, lo)
+                return dense_frames(block, lo, what, masks.common == BAD)
 
-            yield rows
+            if masks.varies:
+                yield each_under_its_mask
+            else:
+                with photon_rows(data, what, masks.common == BAD) as rows:
+                    yield rows
 
 
 def is_cxi(look: Glance) -> bool:
