@@ -190,6 +190,14 @@ def compare(
         Console().print(comparison_table(result))
 
 
+@app.command(epilog="Example:  napari-xrai report klh1")
+def report(run: Annotated[Path, typer.Argument(help="Run folder, or its reconstruction.h5.")]) -> None:
+    """Write one self-contained HTML page about a run, finished or not, for the logbook."""
+    from .report import write_report
+
+    print(write_report(run))
+
+
 @app.command(epilog="Example:  napari-xrai demo")
 def demo(
     headless: Annotated[bool, typer.Option("--headless", help="No window on this display.")] = False,
