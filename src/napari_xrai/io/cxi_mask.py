@@ -118,7 +118,8 @@ def read_mask(
     """
     n_pixels = int(np.prod(data.shape[1:]))
     node = next((n for n in _candidates(file) if isinstance(n, h5py.Dataset)), None)
-    bad, merge_only = np.zeros(n_pixels, bool), np.zeros(n_pixels, bool)
+    bad: NDArray[np.bool_] = np.zeros(n_pixels, bool)
+    merge_only: NDArray[np.bool_] = np.zeros(n_pixels, bool)
     mask = CxiMask(np.zeros(n_pixels, np.uint8))
     if node is not None:
         per_frame = node.ndim == data.ndim and node.shape[0] >= n_frames
@@ -134,8 +135,8 @@ def read_mask(
         if per_frame:
             mask.dataset, mask.notes = node.name, (_words(len(bits)),)
     if absent is not None:
-        always = absent.mean(axis=0) > 0.5
-        bad |= _in_pixels(always[None], n_pixels)[0]
+        always: NDArray[np.bool_] = np.asarray(absent.mean(axis=0) > 0.5)
+        bad = bad | _in_pixels(always[None], n_pixels)[0]
         lacking = int((absent & ~always).any(axis=1).sum())
         mask.absent = absent if lacking else None
         mask.notes += _absent_words(int(always.sum()), lacking)
