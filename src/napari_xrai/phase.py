@@ -113,6 +113,8 @@ class RunPhasing:
         if self.phasing is None:
             return "not phased yet"
         lines = [f"{self.phasing.verdict}: {self.phasing.reason}", curve_words(self.phasing, self._snapshot)]
+        if self._snapshot.verdict == "failed" and self.density is not None:
+            lines.append(f"but the intensity itself is not to be believed: {self._snapshot.reason}")
         if self.density is None:
             lines.append("no density is kept: what single starts show is not determined by this intensity")
         else:

@@ -97,8 +97,8 @@ def page(saved: SavedRun, made: datetime) -> str:
         title=_title(saved), path=saved.path.resolve(), made=f"{made:%Y-%m-%d %H:%M %Z}", written=_written(saved.path),
         state=state_words(now), headline=HEADLINES[now.verdict], tone=TONES[now.verdict], reason=now.reason,
         tiles=_tiles(saved), sections=sections, density=density, density_words=density_words,
-        glance=[*sections[:1], *density[:1]], curves=_curves(now), poses=pose_map(now.poses), pose_words=_poses(now),
-        confidence=_confidence(now), inputs=_inputs(saved), settings=_settings(saved), chosen=now.facts,
+        glance=sections[0], half_sets=_half_sets(now), curves=_curves(now), poses=pose_map(now.poses),
+        pose_words=_poses(now), confidence=_confidence(now), inputs=_inputs(saved), settings=_settings(saved), chosen=_chosen(now),
         counters=_counters(now), again=_again(saved), versions=_versions(saved, made),
     )  # fmt: skip
 
@@ -140,6 +140,8 @@ def _tiles(saved: SavedRun) -> list[Tile]:
         value = f"{1 / q:.3g} Å" if now.intensity.units == "1/angstrom" else f"{q:.3g} voxels"
         unit = "" if now.intensity.units == "1/angstrom" else " at this |q|; no wavelength, so no Å"
         resolution = Tile("Resolution", value, f"half-sets correlate ½{unit}; optimistic, they share poses")
+    if q is not None and now.verdict == "failed":
+        resolution = Tile("Resolution", "none", "the half-sets agree with each other, but the run has failed", "bad")
     left_out = counters.received - counters.used
     rest = f"{left_out:,} left out" if left_out else "none left out"
     return [
@@ -154,6 +156,8 @@ def _tiles(saved: SavedRun) -> list[Tile]:
 def _density_tile(now: Snapshot) -> Tile:
     if now.phasing is not None:
         note = f"{now.phasing.kept} of {now.phasing.starts} phasing starts agree"
+        if now.verdict == "failed" and now.density is not None:
+            return Tile("Density", "not to be believed", f"{note}, but the intensity has not converged", "bad")
         return Tile("Density", now.phasing.verdict, note, TONES[now.phasing.verdict])
     if now.density is not None:
         return Tile("Density", "live only", "one start, not compared with others")
@@ -174,15 +178,19 @@ def _time_tile(saved: SavedRun) -> Tile:
 
 
 def _curves(now: Snapshot) -> list[Figure]:
-    calibrated = now.intensity.units == "1/angstrom"
-    q_label = "q = 1/d (Å⁻¹)" if calibrated else "|q| (detector voxels)"
-    return [_half_sets(now, q_label), _phasing(now, q_label), *_over_frames(now, calibrated), _profile(now, q_label)]
+    """All but that of the half-sets; those that cannot be drawn come last."""
+    figures = [_phasing(now), *_over_frames(now), _profile(now)]
+    return sorted(figures, key=lambda figure: figure.svg is None)
 
 
-def _half_sets(now: Snapshot, q_label: str) -> Figure:
+def _q_axis(now: Snapshot) -> Axis:
+    return Axis("q = 1/d (Å⁻¹)" if now.intensity.units == "1/angstrom" else "|q| (detector voxels)", 0)
+
+
+def _half_sets(now: Snapshot) -> Figure:
     q, cc = (now.shells.get(name, np.zeros(0)) for name in ("q", "half_cc"))
     svg = plot(
-        [Series("half-set CC", q, cc)], Axis(q_label, 0), Axis("shell CC", -0.1, 1.0),
+        [Series("half-set CC", q, cc)], _q_axis(now), Axis("shell CC", -0.1, 1.0),
         [Level(0.5, "0.5"), Level(1 / 7, "1/7, for halves with poses of their own")], mark=resolution_q(now),
     )  # fmt: skip
     words = HALVES
@@ -191,7 +199,7 @@ def _half_sets(now: Snapshot, q_label: str) -> Figure:
     return Figure("Half-sets: shell correlation of the intensity", svg, words)
 
 
-def _phasing(now: Snapshot, q_label: str) -> Figure:
+def _phasing(now: Snapshot) -> Figure:
     title = "Phasing: PRTF and agreement of starts"
     if now.phasing is None:
         return Figure(title, None, "No curve: the intensity has not been phased from several starts.")
@@ -201,7 +209,7 @@ def _phasing(now: Snapshot, q_label: str) -> Figure:
         for name, label in (("prtf", "PRTF"), ("agreement", "FSC between starts, mean"))
         if name in curves
     ]
-    svg = plot(lines, Axis(q_label, 0), Axis("PRTF, FSC", -0.1, 1.0), [Level(0.5, "0.5")])
+    svg = plot(lines, _q_axis(now), Axis("PRTF, FSC", -0.1, 1.0), [Level(0.5, "0.5")])
     words = (
         "How well phasing repeats on this one intensity. Neither curve knows the errors of the intensity itself, and "
         "the PRTF is no resolution."
@@ -211,7 +219,8 @@ def _phasing(now: Snapshot, q_label: str) -> Figure:
     return Figure(title, svg, words)
 
 
-def _over_frames(now: Snapshot, calibrated: bool) -> list[Figure]:
+def _over_frames(now: Snapshot) -> list[Figure]:
+    calibrated = now.intensity.units == "1/angstrom"
     history = {name: now.history.get(name, np.zeros(0)) for name in ("frames_seen", "resolution_q", "log_likelihood")}
     seen, q = history["frames_seen"], history["resolution_q"]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -234,14 +243,14 @@ def _over_frames(now: Snapshot, calibrated: bool) -> list[Figure]:
     ]  # fmt: skip
 
 
-def _profile(now: Snapshot, q_label: str) -> Figure:
+def _profile(now: Snapshot) -> Figure:
     data, seen = now.intensity.data, (now.weight.data > 0) & np.isfinite(now.intensity.data)
     shell, shells = shell_index(data.shape[0]), data.shape[0] // 2 + 1
     count = np.bincount(shell[seen], minlength=shells)[:shells]
     total = np.bincount(shell[seen], data[seen], minlength=shells)[:shells]
     mean = np.divide(total, count, out=np.full(shells, np.nan), where=count > 0)
     q = np.arange(shells) * now.intensity.voxel_size
-    svg = plot([Series("", q, mean)], Axis(q_label, 0), Axis("mean intensity", log=True), mark=resolution_q(now))
+    svg = plot([Series("", q, mean)], _q_axis(now), Axis("mean intensity", log=True), mark=resolution_q(now))
     words = "Mean of the measured voxels of each shell." if svg else "No curve: the intensity is empty."
     if svg and not np.ptp(data[seen]) > 0:
         words = "The intensity is the same in every measured voxel: it shows no particle."
@@ -297,13 +306,24 @@ def _confidence(now: Snapshot) -> Figure:
 # ---- tables
 
 
+INPUT_FACTS = ("frames", "detector", "photon energy")
+"""Facts about what went in; the other facts were found in the data."""
+
+FILES = {"detector": "detector file", "mask": "mask file"}
+
+
 def _inputs(saved: SavedRun) -> dict[str, str]:
-    rows = {"frames": "\n".join(saved.sources) or "not known"}
+    rows = {"files": "\n".join(saved.sources) or "not known"}
     given = saved.settings.input if saved.settings else None
     if given is not None:
         named: dict[str, Any] = given.model_dump(exclude={"sources"}, exclude_none=True)
-        rows |= {name.replace("_", " "): str(value) for name, value in named.items()}
-    return rows
+        rows |= {FILES.get(name, name.replace("_", " ") + " given"): str(value) for name, value in named.items()}
+    facts = saved.snapshot.facts if saved.snapshot else {}
+    return rows | {name: facts[name] for name in INPUT_FACTS if name in facts}
+
+
+def _chosen(now: Snapshot) -> dict[str, str]:
+    return {name: fact for name, fact in now.facts.items() if name not in INPUT_FACTS}
 
 
 def _settings(saved: SavedRun) -> dict[str, str]:

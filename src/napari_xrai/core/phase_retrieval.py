@@ -119,7 +119,9 @@ def measurement(intensity: Volume, weight: Volume, radius: int | None = None, n:
     total = share + share[::-1, ::-1, ::-1]
     weighted = block * share
     friedel = (weighted + weighted[::-1, ::-1, ::-1]) / np.where(total > 0, total, 1)
-    if not np.ptp(friedel[total > 0]) > 0:
+    if not (total > 0).any():
+        raise ValueError("no measured voxel of the intensity holds a finite value: there is nothing to phase")
+    if not np.ptp(friedel[total > 0]) > 1e-5 * friedel.max():  # beyond the rounding of a mean of two
         raise ValueError("the intensity is empty or constant: there is nothing to phase")
     known = _half_grid((total > 0).astype(np.float32), n)
     amplitude = _half_grid(np.sqrt(friedel).astype(np.float32), n)

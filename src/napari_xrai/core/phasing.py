@@ -293,7 +293,10 @@ def _judge(
         doubts.append(f"{share:.0%} of the intensity of a shell is incoherent background on average")
     if n_kept < 2:
         return "failed", "; ".join([f"no two of {starts} starts agree: the density is not determined", *doubts])
-    end = crossing(agreement, 0.5)
+    seen = slice(round(m.hole), None)  # in the hole itself the starts float
+    end = crossing(ShellCurve(agreement.q[seen], agreement.value[seen], agreement.count[seen]), 0.5)
+    if not end > 0:
+        return "failed", "; ".join(["the starts agree in no shell: the density is not determined", *doubts])
     last = agreement.q[m.edge]
     words = f"{n_kept} of {starts} starts agree"
     if np.isfinite(end) and end < last:
