@@ -44,6 +44,13 @@ MaskOption = Annotated[Path | None, typer.Option(help="Extra mask: 0 good, 1 not
 EnergyOption = Annotated[float | None, typer.Option(help="Photon energy in eV, where no file says.")]
 DistanceOption = Annotated[float | None, typer.Option(help="Sample to detector in m, where no file says.")]
 PixelSizeOption = Annotated[float | None, typer.Option(help="Pixel size in m, where no file says.")]
+SelectOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Frames to use: a file of positions, a mask or a blacklist; not:FILE for all others.",
+        metavar="FILE|odd|even|start:stop:step",
+    ),
+]
 PolarizationOption = Annotated[str | None, typer.Option(help="x, y or none, where no file says.", metavar="x|y|none")]
 
 
@@ -117,6 +124,8 @@ def reconstruct(
     distance: DistanceOption = None,
     pixel_size: PixelSizeOption = None,
     polarization: PolarizationOption = None,
+    select: SelectOption = None,
+    binning: Annotated[int | None, typer.Option(help="Pixels summed along each edge.  [default: as resolved]")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder.  [default: ./<stem>_xrai_<time>/]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
@@ -136,7 +145,7 @@ def reconstruct(
         "input": {
             "sources": [p.resolve() for p in source or []], "detector": detector and detector.resolve(),
             "mask": mask and mask.resolve(), "energy_eV": energy, "distance_m": distance, "pixel_size_m": pixel_size,
-            "polarization": polarization,
+            "polarization": polarization, "select": _resolved(select), "binning": binning,
         },
         "engine": {
             "passes": passes, "max_frames": max_frames, "seed": seed, "device": device, "threads": threads,
@@ -207,6 +216,15 @@ def demo(
     from .demo import run_demo
 
     raise typer.Exit(run_demo(out, headless=headless))
+
+
+def _resolved(select: str | None) -> str | None:
+    """A selection with its file's whole path, so that it is found again from anywhere."""
+    if select is None:
+        return None
+    prefix, rule = ("not:", select[4:]) if select.startswith("not:") else ("", select)
+    name, colon, dataset = rule.partition(":/")
+    return f"{prefix}{Path(name).resolve()}{colon}{dataset}" if Path(name).is_file() else select
 
 
 def _settings(base: Path | None, given: dict[str, dict[str, Any]]) -> Settings:

@@ -20,7 +20,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +131,12 @@ class RunFolder:
                 file.truncate(size)
                 raise OSError(errno.ENOSPC, "short write")
 
-    def write_result(self, snapshot: Snapshot, source: str, *, poses: bool) -> None:
+    def write_result(
+        self, snapshot: Snapshot, source: str, *, poses: bool, identity: Mapping[str, NDArray[Any]] | None = None
+    ) -> None:
         """Replace reconstruction.h5. Without `poses` the ones already in the file are carried over.
+
+        With `identity` (see `BatchedSource.identity`) each pose says which file and frame it is of.
 
         The file is put together in memory: HDF5 does not survive a full disk, a plain write does.
         """
@@ -140,7 +144,7 @@ class RunFolder:
         with h5py.File(image, "w") as file:
             _put_snapshot(file, snapshot, source)
             if poses or not self._carry_poses(file):
-                _put_poses(file, snapshot.poses)
+                _put_poses(file, snapshot.poses, identity or {}, source)
         _write_file(self.path / RESULT, image.getbuffer())
 
     def write_maps(self, snapshot: Snapshot) -> None:
@@ -209,6 +213,11 @@ class RunFolder:
 def is_run(path: Path) -> bool:
     """Whether this folder holds a run: not one that failed before its first report, of which only settings are left."""
     return any((path / name).exists() for name in (RESULT, METRICS, CHECKPOINT))
+
+
+def has_result(path: Path) -> bool:
+    """Whether there is something to show: a folder with a result, or a result file."""
+    return (path / RESULT).is_file() or (path.is_file() and path.suffix == ".h5")
 
 
 def read_run(path: Path) -> SavedRun:
@@ -323,9 +332,36 @@ def _put_density(file: h5py.File, density: Volume | None, phasing: Phasing | Non
             group[name] = curve
 
 
-def _put_poses(file: h5py.File, poses: Poses) -> None:
+def _put_poses(file: h5py.File, poses: Poses, identity: Mapping[str, NDArray[Any]], source: str) -> None:
     for name, column in vars(poses).items():
         file[f"poses/{name}"] = column.astype(np.int64 if name == "frame" else np.float32)
+    for name, column in identity.items():
+        if name == "frame":  # where it was before a selection
+            file["poses/frame"][:] = column
+        else:
+            file[f"poses/{name}"] = column
+    if "file" in identity:
+        file["poses/file"].attrs["names"] = source.split("\n")
+
+
+def read_pose_columns(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    """Every column of /poses of a run folder or result file, and the names that its column `file` counts.
+
+    Raises
+    ------
+    InputError
+        If there are no poses.
+    """
+    path = path / RESULT if path.is_dir() else path
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            columns = {name: column[()] for name, column in file["poses"].items()}
+            names = file["poses/file"].attrs["names"] if "file" in columns else []
+    except (OSError, KeyError, TypeError, RuntimeError) as error:
+        raise InputError(f"{path} holds no poses: let the run finish, or give another") from error
+    if not {field.name for field in fields(Poses)} <= columns.keys() or not len(columns["frame"]):
+        raise InputError(f"{path} holds no poses: let the run finish, or give another")
+    return columns, [str(name) for name in names]
 
 
 def _read_result(path: Path) -> tuple[Snapshot | None, dict[str, Any]]:
@@ -359,7 +395,7 @@ def _get_snapshot(file: h5py.File) -> Snapshot:
         intensity=intensity,
         weight=Volume(file["intensity/weight"][()], intensity.voxel_size, intensity.units),
         density=_get_volume(file, "density/volume") if "density" in file else None,
-        poses=Poses(**{name: column[()] for name, column in file["poses"].items()}),
+        poses=Poses(**{field.name: file["poses"][field.name][()] for field in fields(Poses)}),
         status=file["frames/status"][()],
         history={name: curve[()] for name, curve in file["resolution/history"].items()},
         shells={name: curve[()] for name, curve in file["resolution/shells"].items()},

@@ -153,6 +153,8 @@ class Session:
         if before is None:
             return
         began, now = ([path.name for path in s.input.sources] for s in (before, self.settings))
+        if (before.input.select, before.input.binning) != (self.settings.input.select, self.settings.input.binning):
+            raise InputError(f"{self.out} was made with another selection or binning: choose another folder")
         if began != now:
             raise InputError(
                 f"{self.out} was made from {', '.join(began)}, not {', '.join(now)}: resume it with those, or choose "
@@ -248,7 +250,10 @@ class Session:
     def _report(self, engine: Reconstruction, snapshot: Snapshot, *, poses: bool) -> None:
         began = time.monotonic()
         self._folder.append_metrics(self._metrics(snapshot))
-        self._folder.write_result(snapshot, "\n".join(map(str, self.source.paths)), poses=poses)
+        identify = getattr(self.source, "identity", None) if poses else None
+        identity = identify(snapshot.poses.frame) if identify is not None else None
+        paths = "\n".join(map(str, self.source.paths))
+        self._folder.write_result(snapshot, paths, poses=poses, identity=identity)
         arrays, rest = engine.state()
         if arrays:
             self._folder.write_checkpoint(arrays, rest)
@@ -377,6 +382,7 @@ def open_session(settings: Settings, out: Path, *, resume: bool = False, overwri
     source = open_source(
         given.sources, detector=given.detector, mask=given.mask, energy_eV=given.energy_eV,
         distance_m=given.distance_m, pixel_size_m=given.pixel_size_m, polarization=given.polarization,
+        select=given.select, binning=given.binning or "auto",
     )  # fmt: skip
     return Session(source, settings, out, resume=resume, overwrite=overwrite)
 

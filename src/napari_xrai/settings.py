@@ -20,6 +20,10 @@ class InputSettings(BaseModel):
     distance_m: Annotated[float, Field(gt=0)] | None = Field(default=None, description="Sample to detector (m)")
     pixel_size_m: Annotated[float, Field(gt=0)] | None = Field(default=None, description="Pixel size (m)")
     polarization: Literal["x", "y", "none"] | None = Field(default=None, description="Polarisation of the beam")
+    select: str | None = Field(default=None, description="Frames to use: a file, odd, even or start:stop:step")
+    binning: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Pixels summed along each edge on reading; by default what the engine resolves"
+    )
 
 
 class EngineSettings(BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ class BatchedSource(ABC):
         What the frames' own file says of the beam, for a detector file that needs it.
     mask : (P,) uint8 or None
         The frames' own file's, 0/1/2: laid over that of a detector file.
+    ids : dict of str to str
+        HDF5 datasets (N,) or (N, modules) in the frames' file that name each frame: see `identity`.
     """
 
     format: str
@@ -57,6 +59,7 @@ class BatchedSource(ABC):
     missing: tuple[str, ...] = ()
     beam: Beam = UNKNOWN_BEAM
     mask: NDArray[np.uint8] | None = None
+    ids: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.n_pixels = int(np.prod(self.shape))
@@ -104,6 +107,29 @@ class BatchedSource(ABC):
             return Frames(np.zeros(1, np.int64), none, none, np.zeros(0, np.int64), self.n_pixels)
         return Frames.concatenate(pieces).take(inverse)
 
+    def identity(self, frames: NDArray[np.integer]) -> dict[str, NDArray[Any]]:
+        """What the frames at these source positions are called elsewhere.
+
+        Returns
+        -------
+        dict of str to (N,) array
+            ``frame``, the position in everything that was given; ``file``, in `paths`; ``index``, the position in that
+            file; and what the file itself has (`ids`): ``trainId``, ``pulseId``, ``cellId``.
+        """
+        wanted = np.asarray(frames, np.int64)
+        found: dict[str, NDArray[Any]] = {
+            "frame": wanted, "file": np.zeros(len(wanted), np.int32), "index": wanted,
+        }  # fmt: skip
+        if not self.ids:
+            return found
+        with open_hdf5(self.paths[0]) as file:
+            for name, dataset in self.ids.items():
+                node = file.get(dataset)
+                if isinstance(node, h5py.Dataset) and node.ndim and len(node) >= (self.n_frames or 0):
+                    values = np.asarray(node[: self.n_frames] if node.ndim == 1 else node[: self.n_frames, 0])
+                    found[name] = values[wanted]
+        return found
+
     def _bounded(self, rows: Rows, lo: int, hi: int) -> Frames:
         block = self._block()
         pieces = [rows(a, min(a + block, hi)) for a in range(lo, hi, block)]
@@ -126,6 +152,8 @@ class JoinedSource(BatchedSource):
             first.shape, first.detector, tuple(dict.fromkeys(n for p in parts for n in p.notes)), first.missing,
             first.beam, first.mask,
         )  # fmt: skip
+        # files that name their frames differently keep only the names that all have
+        self.ids = {name: "" for name in first.ids if all(name in part.ids for part in parts)}
         self._parts = parts
         self._offset = np.concatenate([[0], np.cumsum([p.n_frames or 0 for p in parts])])
 
@@ -142,6 +170,19 @@ class JoinedSource(BatchedSource):
             return Frames.concatenate(pieces)
 
         yield rows
+
+    def identity(self, frames: NDArray[np.integer]) -> dict[str, NDArray[Any]]:
+        """As of each part; see `BatchedSource.identity`."""
+        wanted = np.asarray(frames, np.int64)
+        part_of = np.searchsorted(self._offset, wanted, side="right") - 1
+        found: dict[str, NDArray[Any]] = {}
+        for n, part in enumerate(self._parts):
+            rows = np.flatnonzero(part_of == n)
+            for name, values in part.identity(wanted[rows] - self._offset[n]).items():
+                if name in self.ids or name in ("file", "index"):
+                    found.setdefault(name, np.zeros(len(wanted), values.dtype))[rows] = values
+        found["file"] = part_of.astype(np.int32)
+        return {"frame": wanted, **found}
 
     def _block(self) -> int:
         return max(1, self.n_frames or 0)  # every part bounds its own reads
@@ -241,6 +282,24 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
                 f"{path} is compressed in a way this HDF5 does not know: repack it with h5repack -f GZIP=1"
             ) from error
         raise InputError(f"{path} cannot be read as HDF5 ({reason}): copy it again in full") from error
+
+
+def find_ids(file: h5py.File, n_frames: int) -> dict[str, str]:
+    """Datasets that name each frame as its facility does: see `BatchedSource.ids`.
+
+    Looked for where EXtra-data, the SPI groups and Dragonfly put them.
+    """
+    places = ("entry_1", "entry_1/instrument_1/detector_1", "entry_1/data_1", "id")
+    names = {"trainId": ("trainId", "trains"), "pulseId": ("pulseId", "pulses"), "cellId": ("cellId", "cells")}
+    found = {}
+    for name, spellings in names.items():
+        for dataset in (f"{place}/{spelling}" for place in places for spelling in spellings):
+            node = file.get(dataset)
+            if not isinstance(node, h5py.Dataset) or node.dtype.kind not in "iu" or node.ndim not in (1, 2):
+                continue
+            if len(node) >= n_frames and (node.ndim == 1 or node.shape[1]):
+                found.setdefault(name, dataset)
+    return found
 
 
 def check_header(path: Path, n_frames: int, n_pixels: int) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core.detector import detector_from_panels
 from ..core.frames import BAD, Detector, Frames
-from .batched import BatchedSource, Rows, check_header, dense_frames, open_hdf5
+from .batched import BatchedSource, Rows, check_header, dense_frames, find_ids, open_hdf5
 from .chunks import photon_rows
 from .compression import require_filters
 from .cxi_geometry import CxiExperiment
@@ -47,7 +47,7 @@ class CxiSource(BatchedSource):
             super().__init__(f"CXI {version // 100}.{version // 10 % 10}", (path,), n_frames, shape)
             absent = check_view(path, data)
             require_filters(path, data)
-            self._dataset = data.name
+            self._dataset, self.ids = data.name, find_ids(file, n_frames)
             self._masks = read_mask(file, data, n_frames, version, absent)
             experiment = CxiExperiment(file, n_frames, shape, beam)
             panels, background = experiment.panels(), experiment.background()

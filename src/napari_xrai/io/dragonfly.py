@@ -12,12 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.frames import BAD, Detector, Frames
-from .batched import BatchedSource, Rows, check_header, dense_frames, open_hdf5, sparse_frames
+from .batched import BatchedSource, Rows, check_header, dense_frames, find_ids, open_hdf5, sparse_frames
 from .glance import Glance
 from .source import InputError
 
 HEADER_BYTES = 1024
 SPARSE, DENSE_INT, DENSE_DOUBLE = 0, 1, 2
+
+BLOCK_LIT = 2**25
+"""Lit pixels that a read may meet: bounds memory."""
 
 
 def is_binary_emc(head: bytes) -> bool:
@@ -75,7 +78,10 @@ class BinaryPhotons(BatchedSource):
         yield self._sparse_rows if self._kind == SPARSE else self._dense_rows
 
     def _block(self) -> int:
-        return super()._block() if self._kind != SPARSE else 100_000
+        if self._kind != SPARSE:
+            return super()._block()
+        lit = int(self._start[:, -1].sum()) // (self.n_frames or 1)
+        return max(1, BLOCK_LIT // 8 // (lit + 1))
 
     def _dense_rows(self, lo: int, hi: int) -> Frames:
         dtype = "<i4" if self._kind == DENSE_INT else "<f8"
@@ -119,11 +125,12 @@ class Hdf5Photons(BatchedSource):
                 raise InputError(
                     f"{path}: place_ones, place_multi and count_multi have different lengths: write it again"
                 )
+            ids = find_ids(file, min(lengths))
         check_header(path, lengths.copy().pop(), n_pixels)
-        super().__init__("Dragonfly photons (HDF5)", (path,), lengths.pop(), (n_pixels,))
+        super().__init__("Dragonfly photons (HDF5)", (path,), lengths.pop(), (n_pixels,), ids=ids)
 
     def _block(self) -> int:
-        return 1000
+        return max(1, min(1000, BLOCK_LIT // self.n_pixels))  # should every pixel be lit
 
     @contextmanager
     def _rows(self) -> Iterator[Rows]:
@@ -187,7 +194,7 @@ def read_detector(path: Path) -> tuple[Detector, tuple[str, ...]]:
     if q[:, 2].max() > 0 and abs(q[:, 2].max()) > abs(q[:, 2].min()):
         q = q * [1.0, 1.0, -1.0]
         notes.append("qz in the detector file points upstream (old convention): flipped")
-    fitted = _ewald_radius(q)
+    fitted = fit_ewald_radius(q)
     if radius is None or radius <= 0:
         if fitted is None:
             raise InputError(f"{path} has no ewald_rad and a flat qz: make the detector again with a current program")
@@ -203,7 +210,7 @@ def read_detector(path: Path) -> tuple[Detector, tuple[str, ...]]:
     return detector, tuple(notes)
 
 
-def _ewald_radius(q: NDArray[np.float64]) -> float | None:
+def fit_ewald_radius(q: NDArray[np.float64]) -> float | None:
     """Radius of the sphere through 0 with centre (0, 0, −E) that fits q: |q|² = −2 E qz."""
     square = (q**2).sum(axis=1)
     weight = float((square * -q[:, 2]).sum())

@@ -6,16 +6,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ..core.detector import Polarization, square_detector
 from ..core.frames import GOOD
 from .batched import BatchedSource, JoinedSource
+from .binning import BinnedSource, working_binning
 from .formats import FORMATS, DetectorFormat, FrameFormat, Kind, OtherFormat
 from .glance import glance
 from .mask import read_mask
+from .select import SelectedSource, read_selection
 from .source import Beam, FrameSource, InputError
 from .units import check_beam
 
@@ -119,6 +121,8 @@ def open_source(
     distance_m: float | None = None,
     pixel_size_m: float | None = None,
     polarization: Polarization | None = None,
+    select: str | None = None,
+    binning: int | Literal["auto"] = 1,
 ) -> FrameSource:
     """Open frames of any known format, with their detector and mask wherever those are.
 
@@ -130,6 +134,10 @@ def open_source(
         Detector file (wins over geometry in the frames' file); mask laid over the detector's own.
     energy_eV, distance_m, pixel_size_m, polarization : optional
         What the files do not say, or say wrongly: these win.
+    select : str, optional
+        Which frames; see `read_selection`.
+    binning : int or "auto"
+        Pixels summed along each edge of a cell; ``"auto"``: as many as the engine's voxel has, on large detectors.
 
     Returns
     -------
@@ -161,8 +169,17 @@ def open_source(
         source.notes = (*source.notes, "the beam centre is not in these files: taken at the middle of the frame")
     if masks:
         _use_mask(source, masks[0])
+    if select is not None:
+        source = SelectedSource(source, read_selection(select, source.n_frames or 0), select)
     _check_usable(source)
-    return source
+    return _binned(source, binning)
+
+
+def _binned(source: BatchedSource, binning: int | Literal["auto"]) -> BatchedSource:
+    if source.detector is None:
+        return source
+    factor = working_binning(source.detector) if binning == "auto" else binning
+    return BinnedSource(source, factor) if factor > 1 else source
 
 
 def _sort_paths(paths: Sequence[Path]) -> tuple[list[Path], list[Path], list[Path]]:
