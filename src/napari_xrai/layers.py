@@ -322,6 +322,8 @@ class ResultLayers:
         yield self._put_patterns_away
         for data in picture_layers(picture, self.view):
             yield partial(self._renew, data)
+        if picture.snapshot.density is None:
+            yield self._put_density_away
         if self._camera is None or (self._camera == self._camera_now() and not had_density):
             yield partial(self._look, picture)
 
@@ -345,6 +347,11 @@ class ResultLayers:
             for layer in self._all("patterns"):
                 layer.visible = False
             self.viewer.dims.ndisplay = 3
+
+    def _put_density_away(self) -> None:
+        """Phasing failed, or a new run began: the density shown is not this intensity's."""
+        for layer in self._all("density"):
+            self.viewer.layers.remove(layer)
 
     def _renew(self, new: LayerData) -> None:
         from napari.layers import Layer

@@ -98,8 +98,8 @@ def page(saved: SavedRun, made: datetime) -> str:
         state=state_words(now), headline=HEADLINES[now.verdict], tone=TONES[now.verdict], reason=now.reason,
         tiles=_tiles(saved), sections=sections, density=density, density_words=density_words,
         glance=sections[0], half_sets=_half_sets(now), curves=_curves(now), poses=pose_map(now.poses),
-        pose_words=_poses(now), confidence=_confidence(now), inputs=_inputs(saved), settings=_settings(saved), chosen=_chosen(now),
-        counters=_counters(now), again=_again(saved), versions=_versions(saved, made),
+        pose_words=_poses(now), confidence=_confidence(now), inputs=_inputs(saved), settings=_settings(saved),
+        chosen=_chosen(now), counters=_counters(now), again=_again(saved), versions=_versions(saved, made),
     )  # fmt: skip
 
 

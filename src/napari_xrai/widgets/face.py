@@ -25,6 +25,7 @@ from superqt import QCollapsible
 
 from ..layers import DEFAULT_LEVEL, Picture, View
 from ..settings import EngineSettings
+from .after_run import AfterRun
 from .curves import CurvesView
 from .drop import DropZone
 from .form import SettingsForm
@@ -79,6 +80,7 @@ class Face(QWidget):
         self.drop_zone = DropZone(self)
         self.found_view = FoundView(self)
         self.form = SettingsForm(EngineSettings, self)
+        self.after_run = AfterRun(self)
         self.pose_view = PoseView(self)
         self.curves_view = CurvesView(self)
         self._tone: Tone = "info"
@@ -131,14 +133,14 @@ class Face(QWidget):
         self.curves_view.clear_curves()
         self.say_facts("")
 
-    def show_state(self, state: str, *, paused: bool, can_start: bool, can_continue: bool) -> None:
+    def show_state(self, state: str, *, paused: bool, can_start: bool, can_continue: bool, can_pause: bool) -> None:
         """Buttons and fields for this state."""
         idle = state == "idle"
         self.run_button.setText({"idle": "Start", "running": "Stop", "stopping": "Stopping…"}[state])
         self.run_button.setEnabled(can_start if idle else state == "running")
         self.run_button.setProperty("state", state)
         self.pause_button.setText("Continue" if can_continue else "Resume" if paused else "Pause")
-        self.pause_button.setEnabled(can_continue or state == "running")
+        self.pause_button.setEnabled(can_continue or (can_pause and state == "running"))
         self.pause_button.setToolTip(
             "Continue the run in this folder from its checkpoint" if can_continue else "Rest, and go on later"
         )
@@ -213,7 +215,7 @@ class Face(QWidget):
         for part in (
             self.drop_zone, self.found_view, _row(("Run folder", 0), (self.out, 1)), settings,
             _row((self.run_button, 2), (self.pause_button, 1)), self._pace, self.progress, self.status, self.facts,
-            _row(("Intensity as", 0), (self._view, 0), ("Density level", 0), (self._level, 1)),
+            self.after_run, _row(("Intensity as", 0), (self._view, 0), ("Density level", 0), (self._level, 1)),
         ):  # fmt: skip
             column.addWidget(part) if isinstance(part, QWidget) else column.addLayout(part)
         column.addWidget(self.pose_view, 5)

@@ -18,8 +18,8 @@ from ..settings import EngineSettings, Settings
 from .drop import local_paths
 from .face import Face, Tone
 from .inputs import Found, Inputs, look_into
-from .words import ago_words, frames_words, progress_words, verdict_words
-from .worker import FollowJob, Job, ReconstructionJob, start_worker
+from .words import ago_words, density_words, error_words, frames_words, progress_words, verdict_words
+from .worker import FollowJob, Job, PhasingJob, ReconstructionJob, start_worker
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -78,15 +78,15 @@ class ReconstructPanel(Face):
 
     def load(self, paths: Sequence[Path | str]) -> None:
         """Take files: frames, detector and mask in any order, or one run folder. They are read in the background."""
-        if isinstance(self._job, ReconstructionJob):
-            self.say("A reconstruction is running: press Stop before giving other files.", "warning")
+        if self._busy:
+            self.say("The last run is still at work: press Stop before giving other files.", "warning")
             return
         self._queue += [Path(path) for path in paths]
         self._read()
 
     def start(self, *, resume: bool = False) -> None:
         """Start reconstructing the files that are here, or are being read; errors are shown, not raised."""
-        if isinstance(self._job, ReconstructionJob):
+        if self._busy:
             return
         if self._reading:
             self._start_when_read = True
@@ -97,10 +97,7 @@ class ReconstructPanel(Face):
         except InputError as error:
             self.say(str(error), "error")
             return
-        if isinstance(self._job, FollowJob):
-            self._job.stop()
-        self.clear_result()
-        self.result_layers.begin()
+        self._forget_last_run()
         self._begin(ReconstructionJob(settings, out, resume=resume, level=self.level))
         self.say("Starting: reading the frames and preparing the engine…")
 
@@ -108,8 +105,24 @@ class ReconstructPanel(Face):
         """Stop after the current step; the best result so far is kept and saved."""
         if self._job is not None:
             self._job.stop()
-            if isinstance(self._job, ReconstructionJob):
+            if self._job.busy:
                 self._set_state("stopping")
+
+    def phase(self, starts: int) -> None:
+        """Phase the run in the run folder again, from so many starts; errors are shown, not raised."""
+        if self._busy:
+            return
+        if self._job is not None:
+            self._job.stop()
+        self._begin(PhasingJob(self._out_path(), starts, self.level))
+        self.say(f"Phasing from {starts} starts…")
+
+    @property
+    def _busy(self) -> bool:
+        return self._job is not None and self._job.busy
+
+    def _out_path(self) -> Path:
+        return Path(self.out.text().strip()).expanduser()
 
     # ---- files
 
@@ -144,7 +157,7 @@ class ReconstructPanel(Face):
 
     def _on_not_found(self, error: Exception) -> None:
         self._reading = self._start_when_read = False
-        self.say(_in_words(error), "error")
+        self.say(error_words(error), "error")
         self._go_on()
 
     def _go_on(self) -> None:
@@ -176,18 +189,24 @@ class ReconstructPanel(Face):
     def _take_from_layer(self, layer: object) -> None:
         """Frames that came in by napari's own ways (File → Open, sample data) are taken as if dropped here."""
         metadata = getattr(layer, "metadata", {})
-        if metadata.get(KEY) != "patterns" or isinstance(self._job, ReconstructionJob):
+        if metadata.get(KEY) != "patterns" or self._busy:
             return
         paths = [Path(path) for path in metadata.get("paths", ())]
         if paths and set(paths) - set(self._found.inputs.frames):
             self.load([*paths, *(Path(path) for path in metadata.get("companions", ()))])
 
     def _open_run(self, path: Path) -> None:
-        self.clear_result()
-        self.result_layers.begin()
+        self._forget_last_run()
         self.out.setText(str(path))
         self._out_by_user = True
         self._begin(FollowJob(path, self.level))
+
+    def _forget_last_run(self) -> None:
+        if self._job is not None:
+            self._job.stop()
+        self._last, self._steps = None, iter(())
+        self.clear_result()
+        self.result_layers.begin()
 
     # ---- the run
 
@@ -214,7 +233,7 @@ class ReconstructPanel(Face):
             self._propose_out()
         if not self.out.text().strip():
             self._propose_out()
-        out = Path(self.out.text().strip()).expanduser()
+        out = self._out_path()
         if is_run(out) and not resume:
             raise InputError(f"{out} holds a run already: press Continue to go on with it, or name another run folder")
         return out
@@ -230,7 +249,7 @@ class ReconstructPanel(Face):
         self._error = None
         self._job = job
         start_worker(self, job, self._on_error, self._on_ended)
-        self._set_state("running" if isinstance(job, ReconstructionJob) else "idle")
+        self._set_state("running" if job.busy else "idle")
         self._pull_timer.start(PULL_MS)
 
     def _on_error(self, job: Job, error: Exception) -> None:
@@ -246,9 +265,11 @@ class ReconstructPanel(Face):
         self._pull_timer.stop()
         self.show_progress(None, "")
         if self._error is not None:
-            self.say(_in_words(self._error), "error")
+            self.say(error_words(self._error), "error")
         elif isinstance(job, ReconstructionJob):
             self._say_outcome(job)
+        elif isinstance(job, PhasingJob):
+            self.say(self._phasing_words(job))
         self._set_state("idle")
 
     def _say_outcome(self, job: ReconstructionJob) -> None:
@@ -258,7 +279,13 @@ class ReconstructPanel(Face):
             return
         snapshot = self._last.snapshot
         tone: Tone = "good" if snapshot.verdict == "converged" else "info"
-        self.say(f"{verdict_words(snapshot)}. {saved}".replace("..", "."), tone)
+        said = [words for words in (verdict_words(snapshot), density_words(snapshot), saved) if words]
+        self.say(". ".join(said).replace("..", "."), tone)
+
+    def _phasing_words(self, job: PhasingJob) -> str:
+        if not job.summary or self._last is None:
+            return "Phasing stopped: the run is as it was."
+        return f"{density_words(self._last.snapshot)}. Saved in {job.out}.".replace("..", ".")
 
     def _pull(self) -> None:
         """Take what is new, show it piece by piece, and only then look again."""
@@ -274,8 +301,11 @@ class ReconstructPanel(Face):
             self._next_pace = time.monotonic() + PACE_EVERY_S
             if isinstance(job, ReconstructionJob):
                 self._show_pace(job)
+            elif isinstance(job, PhasingJob):
+                self.show_progress(job.done / job.starts, f"phasing: {job.done} of {job.starts} starts done")
             elif isinstance(job, FollowJob):
                 self._show_written(job)
+            self._offer()
         self._pull_timer.start(PULL_MS if step is None else BETWEEN_STEPS_MS)
 
     def _take_picture(self) -> None:
@@ -334,6 +364,8 @@ class ReconstructPanel(Face):
         self.out.textEdited.connect(self._on_out_edited)
         self.run_button.clicked.connect(self._on_run)
         self.pause_button.clicked.connect(self._on_pause)
+        self.after_run.phase_asked.connect(self.phase)
+        self.after_run.said.connect(self.say)
         self.view_changed.connect(self._on_view)
         self.level_changed.connect(self._on_level)
         self.viewer.layers.events.inserted.connect(self._on_layer_inserted)
@@ -379,7 +411,20 @@ class ReconstructPanel(Face):
         self.state = state
         text = self.out.text().strip()
         continues = state == "idle" and bool(text) and (Path(text) / "checkpoint").is_dir() and is_run(Path(text))
-        self.show_state(state, paused=self._pausing, can_start=bool(self._found.inputs.frames), can_continue=continues)
+        self.show_state(
+            state, paused=self._pausing, can_start=bool(self._found.inputs.frames), can_continue=continues,
+            can_pause=isinstance(self._job, ReconstructionJob),
+        )  # fmt: skip
+        self._offer()
+
+    def _offer(self) -> None:
+        """A report, and more starts, as far as there is something to make them of."""
+        from ..run import has_result
+
+        there = bool(self.out.text().strip()) and has_result(self._out_path())
+        phasing = self._last.snapshot.phasing if self._last is not None else None
+        tried = phasing.starts if phasing else 0
+        self.after_run.show_run(self._out_path() if there else None, busy=self._busy, tried=tried)
 
     def _follow_theme(self, _event: object = None) -> None:
         from napari.utils.theme import get_theme
@@ -426,7 +471,7 @@ class ReconstructPanel(Face):
         if job is None:
             return
         self.stop()
-        if isinstance(job, ReconstructionJob):
+        if job.busy:
             job.finished.wait(CLOSE_WAIT_S)
 
     def _leave(self) -> None:
@@ -447,14 +492,3 @@ class ReconstructPanel(Face):
         for thing in (self._dock(), self.window()):
             if thing is not None and thing is not self:
                 thing.installEventFilter(self)
-
-
-def _in_words(error: Exception) -> str:
-    """An error as one sentence; what nobody foresaw keeps its type's name."""
-    from ..session import ReconstructionError
-
-    if isinstance(error, MemoryError):
-        return "Out of memory: close other programs, or reconstruct fewer frames (Settings, max frames)."
-    text = str(error).strip().splitlines()
-    said = text[0] if text else type(error).__name__
-    return said if isinstance(error, InputError | ReconstructionError) else f"{type(error).__name__}: {said}"

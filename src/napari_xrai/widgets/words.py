@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from ..io.source import InputError
+
 if TYPE_CHECKING:
     from ..core.frames import Progress, Snapshot
 
@@ -47,6 +49,17 @@ def verdict_words(snapshot: Snapshot) -> str:
     return f"{head}: {snapshot.reason}" if snapshot.reason else head
 
 
+def density_words(snapshot: Snapshot) -> str:
+    """How far the density may be believed; nothing for a live one."""
+    phasing = snapshot.phasing
+    if phasing is None:
+        return ""
+    if phasing.verdict == "failed":
+        return f"No density: {phasing.reason}"
+    head = "Density" if phasing.verdict == "agreed" else "Density, doubtful"
+    return f"{head}: {phasing.reason}"
+
+
 def frames_words(snapshot: Snapshot) -> str:
     """Where the frames went; nothing while none has a fate yet."""
     counters = snapshot.counters
@@ -57,3 +70,14 @@ def frames_words(snapshot: Snapshot) -> str:
         if number := getattr(counters, name):
             fates.append(f"{number:,} {name.replace('_', ' ')}")
     return " · ".join(fates)
+
+
+def error_words(error: Exception) -> str:
+    """An error as one sentence; what nobody foresaw keeps its type's name."""
+    from ..session import ReconstructionError
+
+    if isinstance(error, MemoryError):
+        return "Out of memory: close other programs, or reconstruct fewer frames (Settings, max frames)."
+    text = str(error).strip().splitlines()
+    said = text[0] if text else type(error).__name__
+    return said if isinstance(error, InputError | ReconstructionError) else f"{type(error).__name__}: {said}"

@@ -43,7 +43,11 @@ class Job:
     finished : threading.Event
         Set once the work, its clean-up included, is over.
     progress : Progress or None
+    busy : bool
+        Whether it writes a run: the panel does nothing else meanwhile.
     """
+
+    busy = False
 
     def __init__(self, level: float = DEFAULT_LEVEL) -> None:
         self.level = level
@@ -85,6 +89,8 @@ class ReconstructionJob(Job):
     resume : bool
         Continue the run that is there.
     """
+
+    busy = True
 
     def __init__(self, settings: Settings, out: Path, *, resume: bool = False, level: float = DEFAULT_LEVEL) -> None:
         super().__init__(level)
@@ -173,6 +179,45 @@ class FollowJob(Job):
             with suppress(FileNotFoundError):
                 times.append((self.path / name).stat().st_mtime)
         return max(times, default=None)
+
+
+class PhasingJob(Job):
+    """Phases a saved run again, from several starts, and draws what came of it.
+
+    Parameters
+    ----------
+    out : Path
+        The run folder, or its result file.
+    starts : int
+        Random phase sets.
+    """
+
+    busy = True
+
+    def __init__(self, out: Path, starts: int, level: float = DEFAULT_LEVEL) -> None:
+        super().__init__(level)
+        self.out, self.starts = out, starts
+        self.done = 0
+        self.summary = ""
+
+    def run(self) -> Iterator[None]:
+        """Phase; stopped or closed before the last start is done, it leaves the run as it was."""
+        from ..phase import RunPhasing
+        from ..run import read_run
+
+        phasing = RunPhasing(self.out, self.starts, threads=max(1, usable_cores() - 1))  # one core is the window's
+        steps = phasing.steps()
+        try:
+            for self.done, _ in steps:
+                if self._stopping.is_set():
+                    return
+                yield
+        finally:
+            steps.close()  # type: ignore[attr-defined]
+        self.summary = phasing.summary
+        snapshot = read_run(self.out).snapshot
+        if snapshot is not None:
+            self._draw(snapshot)
 
 
 class JobWorker(GeneratorWorker):
