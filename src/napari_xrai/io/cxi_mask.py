@@ -131,12 +131,13 @@ def read_mask(
         bits = _sample(node, n_frames, n_pixels) if per_frame else np.asarray(node[()]).reshape(1, -1).astype(np.int64)
         mask.meaning = meaning_of(bits, _version_of_bits(file, version), euxfel=_is_euxfel(file))
         bad = _in_most(mask_rejects(bits, mask.meaning))
-        merge_only = (bits & PIXEL_IS_MERGE_ONLY).any(axis=0) & (mask.meaning == "bad bits")
+        if mask.meaning == "bad bits":
+            merge_only = np.asarray((bits & PIXEL_IS_MERGE_ONLY).any(axis=0))
         if per_frame:
             mask.dataset, mask.notes = node.name, (_words(len(bits)),)
     if absent is not None:
         always: NDArray[np.bool_] = np.asarray(absent.mean(axis=0) > 0.5)
-        bad = bad | _in_pixels(always[None], n_pixels)[0]
+        bad = np.logical_or(bad, _in_pixels(always[None], n_pixels)[0])
         lacking = int((absent & ~always).any(axis=1).sum())
         mask.absent = absent if lacking else None
         mask.notes += _absent_words(int(always.sum()), lacking)

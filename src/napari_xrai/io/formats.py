@@ -12,11 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.frames import BAD, Detector
-from . import cxi, dragonfly, geom_text
+from . import cxi, dragonfly, geom_text, nexus, plain, skopi
 from .batched import BatchedSource
 from .glance import Glance
 from .mask import LARGEST_BYTES, NUMPY_MAGIC
-from .source import Beam
+from .source import Beam, InputError
+
+MOST_MODULES = 32
+"""Of a detector whose mask is a stack of pictures; a longer stack is frames."""
 
 Kind = Literal["frames", "detector", "mask", "run", "volume", "unknown"]
 
@@ -89,35 +92,45 @@ def _is_run(look: Glance) -> bool:
 
 
 def _is_hdf5_volume(look: Glance) -> bool:
-    return look.has("intensity") or look.has("density")
+    return any(look.has(name) for name in ("intensity", "density", "intens"))
 
 
 def _is_hdf5_mask(look: Glance) -> bool:
     if look.hdf5 is None:
         return False
     datasets = [look.hdf5[n] for n in look.hdf5 if isinstance(look.hdf5.get(n), h5py.Dataset)]
-    return "mask" in look.hdf5 or (len(datasets) == 1 and datasets[0].dtype.kind in "iu")
+    if len(datasets) == 1:
+        return _is_mask(datasets[0])
+    return look.has("mask") and not any(d.ndim >= 3 and d.shape[0] > MOST_MODULES for d in datasets)
+
+
+def _is_numpy_mask(look: Glance) -> bool:
+    array = _numpy_array(look)
+    return array is not None and (array.dtype.kind == "b" or _is_mask(array))
+
+
+def _is_mask(array: Any) -> bool:
+    """Whether whole numbers are 0, 1, 2 in one picture, or in the modules of a detector; not in a stack of frames."""
+    if array.dtype.kind not in "iub" or not 0 < array.size <= LARGEST_BYTES:
+        return False
+    if array.ndim > 3 or (array.ndim == 3 and array.shape[0] > MOST_MODULES):
+        return False
+    values = np.asarray(array[()])
+    return bool(values.max() <= BAD and values.min() >= 0)
+
+
+def _is_numpy_volume(look: Glance) -> bool:
+    array = _numpy_array(look)
+    return array is not None and array.ndim == 3 and array.dtype.kind == "f" and len(set(array.shape)) == 1
 
 
 def _numpy_array(look: Glance) -> NDArray[Any] | None:
     if not look.head.startswith(NUMPY_MAGIC):
         return None
     try:
-        return np.asarray(np.load(look.path, mmap_mode="r"))
-    except (ValueError, OSError):
+        return plain.load_npy(look.path)
+    except InputError:
         return None
-
-
-def _is_numpy_mask(look: Glance) -> bool:
-    array = _numpy_array(look)
-    if array is None or array.dtype.kind not in "iub" or not array.size:
-        return False
-    return bool(array.max() <= BAD and array.min() >= 0)
-
-
-def _is_numpy_volume(look: Glance) -> bool:
-    array = _numpy_array(look)
-    return array is not None and array.ndim == 3 and array.dtype.kind == "f"
 
 
 def _is_raw_mask(look: Glance) -> bool:
@@ -129,6 +142,7 @@ def _is_raw_mask(look: Glance) -> bool:
 FORMATS: tuple[FrameFormat | DetectorFormat | OtherFormat, ...] = (
     OtherFormat(_is_run, "run"),
     FrameFormat(dragonfly.is_hdf5_photons, lambda path, beam: dragonfly.Hdf5Photons(path)),
+    FrameFormat(skopi.is_skopi, skopi.SkopiSource),
     FrameFormat(cxi.is_cxi, cxi.CxiSource),
     FrameFormat(dragonfly.is_binary_photons, lambda path, beam: dragonfly.BinaryPhotons(path)),
     DetectorFormat(dragonfly.is_detector, _dragonfly_detector),
@@ -138,6 +152,9 @@ FORMATS: tuple[FrameFormat | DetectorFormat | OtherFormat, ...] = (
     OtherFormat(_is_numpy_mask, "mask"),
     OtherFormat(_is_numpy_volume, "volume"),
     OtherFormat(_is_hdf5_mask, "mask"),
+    FrameFormat(nexus.is_nexus, nexus.NexusSource),
+    FrameFormat(plain.is_numpy_frames, plain.NumpyFrames),
+    FrameFormat(plain.is_plain_hdf5, plain.open_hdf5_dataset),
     OtherFormat(_is_raw_mask, "mask"),
 )
 """In this order: the first whose `sniff` says yes has the file."""

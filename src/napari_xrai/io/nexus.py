@@ -1,0 +1,197 @@
+"""NeXus NXmx files, Eiger's among them: frames in one dataset, or in several one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.detector import detector_from_panels, detector_from_positions, square_panel
+from ..core.frames import BAD, Detector
+from .batched import open_hdf5
+from .compression import require_filters
+from .dense import DenseSource
+from .glance import Glance
+from .nexus_geometry import beam_energy_eV, length_m, module_pixels, nexus_class, nexus_text
+from .source import UNKNOWN_BEAM, Beam, InputError
+from .views import check_view
+
+REJECT_BITS = 0xFFFF
+"""NXmx: the upper half of a pixel's mask is no reason to reject it."""
+MASKS_READ = 20
+
+
+class NexusSource(DenseSource):
+    """Frames of an NXmx file.
+
+    Parameters
+    ----------
+    path : Path
+    beam : Beam
+        What the file does not say, or says wrongly: this wins.
+
+    Raises
+    ------
+    InputError
+        If there are no frames, a linked file is gone, or the geometry makes no sense.
+    """
+
+    def __init__(self, path: Path, beam: Beam = UNKNOWN_BEAM) -> None:
+        with open_hdf5(path) as file:
+            entry = _require_entry(path, file)
+            detector = _detector_group(entry)
+            data = _frames(path, entry, detector)
+            self._names = [node.name for node in data]
+            shape = (sum(node.shape[0] for node in data), *data[0].shape[1:])
+            own = Beam(
+                beam_energy_eV(_beams(entry)), length_m(detector, "distance"), length_m(detector, "x_pixel_size")
+            )
+            beam = beam.over(own)
+            super().__init__("NeXus NXmx", path, shape, data[0].dtype, beam, f"{path}: {self._names[0]}")
+            self.mask = self._read_mask(detector, data[0])
+            geometry = self._geometry(detector, own)
+        missing = [("geometry", geometry is None), ("polarisation", geometry and beam.polarization is None)]
+        self.missing = tuple(name for name, lacks in [*missing, ("wavelength", beam.energy_eV is None)] if lacks)
+        self.look(geometry)
+
+    @contextmanager
+    def _array(self) -> Iterator[Any]:
+        with open_hdf5(self.paths[0]) as file:
+            yield _Stack([file[name] for name in self._names])
+
+    def _read_mask(self, detector: h5py.Group, data: h5py.Dataset) -> NDArray[np.uint8]:
+        """The file's pixel mask; and where the largest value that its type has stands for none."""
+        bad = np.zeros(self.n_pixels, bool)
+        for name in detector:
+            node = detector.get(name)
+            if not name.startswith("pixel_mask") or not isinstance(node, h5py.Dataset) or node.ndim < 2:
+                continue
+            bits = np.asarray(node[:MASKS_READ] if node.ndim > len(self.shape) else node[()][None]).astype(np.int64)
+            if bits[0].size != self.n_pixels:
+                raise InputError(f"{self.what}: {node.name} has shape {node.shape}, not a frame's: correct the mask")
+            bad |= (bits.reshape(len(bits), -1) & REJECT_BITS).any(axis=0)
+        if data.dtype.kind == "u":
+            bad |= np.asarray(data[0]).reshape(-1) == np.iinfo(data.dtype).max
+        return np.where(bad, BAD, 0).astype(np.uint8)
+
+    def _geometry(self, detector: h5py.Group, own: Beam) -> Detector | None:
+        beam = self.beam
+        options: dict[str, Any] = {"energy_eV": beam.energy_eV, "polarization": beam.polarization or "none"}
+        placed = module_pixels(detector, self.shape)
+        assert self.mask is not None
+        if placed is not None:
+            centre, area, outside = placed
+            mask = np.maximum(self.mask, outside)
+            if beam.distance_m is not None and beam.distance_m != own.distance_m:
+                centre[:, 2] += beam.distance_m - np.median(centre[mask != BAD, 2])
+            if np.median(centre[:, 2]) > 0:
+                return detector_from_positions(centre, area, self.shape, mask=mask, **options)
+        if len(self.shape) != 2 or not beam.distance_m or not beam.pixel_size_m:
+            return None
+        panel = square_panel((self.shape[0], self.shape[1]), beam.pixel_size_m, beam.distance_m)
+        middle = [_beam_centre(detector, name, beam.pixel_size_m) for name in ("beam_center_x", "beam_center_y")]
+        if None in middle:
+            self.notes += ("the beam centre is not in the file: taken at the middle of the frame",)
+        else:
+            panel.corner_m[0, :2] = middle
+        return detector_from_panels(panel, mask=self.mask, **options)
+
+
+class _Stack:
+    """Datasets one after the other, read like one."""
+
+    def __init__(self, parts: list[h5py.Dataset]) -> None:
+        self._parts = parts
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        pieces, first = [], 0
+        for part in self._parts:
+            lo, hi = max((rows.start or 0) - first, 0), min(rows.stop - first, part.shape[0])
+            if lo < hi:
+                pieces.append(part[lo:hi])
+            first += part.shape[0]
+        return np.concatenate(pieces)
+
+
+def is_nexus(look: Glance) -> bool:
+    """Whether this is a NeXus file with frames of a detector."""
+    return look.hdf5 is not None and _find_entry(look.hdf5) is not None
+
+
+def _find_entry(file: h5py.File) -> h5py.Group | None:
+    for node in file.values():
+        if isinstance(node, h5py.Group) and (nexus_class(node) == "NXentry" or node.name == "/entry"):
+            definition = node.get("definition")
+            said = nexus_text(definition[()]) if isinstance(definition, h5py.Dataset) and definition.shape == () else ""
+            if said == "NXmx" or (isinstance(node.get("instrument"), h5py.Group) and "data" in node):
+                return node
+    return None
+
+
+def _require_entry(path: Path, file: h5py.File) -> h5py.Group:
+    entry = _find_entry(file)
+    if entry is None or not isinstance(entry.get("instrument"), h5py.Group):
+        raise InputError(f"{path} has no entry/instrument: it is no complete NXmx file")
+    return entry
+
+
+def _detector_group(entry: h5py.Group) -> h5py.Group:
+    groups = [n for n in entry["instrument"].values() if isinstance(n, h5py.Group)]
+    found = [n for n in groups if nexus_class(n) == "NXdetector" or n.name.rsplit("/", 1)[-1] == "detector"]
+    if len(found) != 1:
+        raise InputError(f"{entry.file.filename} describes {len(found)} detectors: give a file of one detector")
+    return found[0]
+
+
+def _frames(path: Path, entry: h5py.Group, detector: h5py.Group) -> list[h5py.Dataset]:
+    """The frames' datasets: ``data``, or ``data_000001`` and so on, which Eiger links from other files."""
+    group = entry.get("data")
+    for holder in (group, detector):
+        node = holder.get("data") if isinstance(holder, h5py.Group) else None
+        if isinstance(node, h5py.Dataset) and node.ndim in (3, 4):
+            return _checked(path, [node])
+    names = sorted(n for n in group if n.startswith("data_")) if isinstance(group, h5py.Group) else []
+    found = [group.get(name) for name in names]
+    gone = [name for name, node in zip(names, found, strict=True) if not isinstance(node, h5py.Dataset)]
+    if gone:
+        link = group.get(gone[0], getlink=True)
+        where = getattr(link, "filename", gone[0])
+        raise InputError(
+            f"{path}: {len(gone)} of {len(names)} blocks of frames are links to files that are not there, {where} "
+            "for one: bring them back"
+        )
+    if not found:
+        raise InputError(f"{path} has no dataset entry/data/data: it holds no frames")
+    return _checked(path, found)
+
+
+def _checked(path: Path, data: list[h5py.Dataset]) -> list[h5py.Dataset]:
+    if len({(node.shape[1:], node.dtype) for node in data}) != 1:
+        raise InputError(f"{path}: its blocks of frames have different shapes: give them one by one")
+    require_filters(path, *data)
+    for node in data:
+        absent = check_view(path, node)
+        if absent is not None:
+            n = int(absent.any(axis=1).sum())
+            raise InputError(f"{path}: {n:,} frames of {node.name} have parts that come from no file: make it again")
+    return data
+
+
+def _beams(entry: h5py.Group) -> list[h5py.Group]:
+    found = [entry.get(name) for name in ("instrument/beam", "instrument/beam_1", "sample/beam", "beam")]
+    return [node for node in found if isinstance(node, h5py.Group)]
+
+
+def _beam_centre(detector: h5py.Group, name: str, pixel_m: float) -> float | None:
+    """Metres from the frame's corner; given in pixels unless it says otherwise."""
+    node = detector.get(name)
+    if not isinstance(node, h5py.Dataset) or node.size != 1:
+        return None
+    if nexus_text(node.attrs.get("units")).lower() in ("", "pixel", "pixels"):
+        return float(np.ravel(node[()])[0]) * pixel_m
+    return length_m(detector, name)
