@@ -306,7 +306,7 @@ def test_everything_fits_a_small_laptop(viewer, panel, qtbot):
     viewer.window._qt_window.resize(1366, 740)
     qtbot.wait(200)
     assert viewer.window._qt_window.height() <= 768
-    for name in ("drop", "out", "run", "pause", "poses", "view", "level"):
+    for name in ("drop", "out", "run", "pause", "phase", "report", "poses", "view", "level"):
         widget = panel.findChild(QWidget, f"xrai-{name}")
         right = widget.mapTo(panel, widget.rect().topRight()).x()
         assert right <= panel.width(), name
