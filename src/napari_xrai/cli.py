@@ -207,6 +207,32 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder, or its reconstr
     print(write_report(run))
 
 
+@app.command(
+    epilog="Example:  napari-xrai convert photons.emc frames.cxi --detector det.h5 --energy 6000 --distance 0.7"
+)
+def convert(
+    source: Annotated[Path, typer.Argument(help="Frames, a .geom, or a run folder.", metavar="IN")],
+    out: Annotated[Path, typer.Argument(help="Its ending says the format: cxi, emc, h5, dat, mrc, csv, star.")],
+    detector: DetectorOption = None,
+    mask: MaskOption = None,
+    energy: EnergyOption = None,
+    distance: DistanceOption = None,
+    pixel_size: PixelSizeOption = None,
+    polarization: PolarizationOption = None,
+    select: SelectOption = None,
+    binning: Annotated[int | None, typer.Option(help="Pixels summed along each edge.")] = None,
+) -> None:
+    """Write frames, a geometry or a result in another program's format."""
+    from .convert import convert as convert_files
+
+    given = {
+        "sources": [source], "detector": detector, "mask": mask, "energy_eV": energy, "distance_m": distance,
+        "pixel_size_m": pixel_size, "polarization": polarization, "select": select, "binning": binning,
+    }  # fmt: skip
+    _show_count(convert_files(_settings(None, {"input": given}).input, out))
+    print(out)
+
+
 @app.command(epilog="Example:  napari-xrai demo")
 def demo(
     headless: Annotated[bool, typer.Option("--headless", help="No window on this display.")] = False,

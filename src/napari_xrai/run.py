@@ -149,11 +149,8 @@ class RunFolder:
 
     def write_maps(self, snapshot: Snapshot) -> None:
         """Write intensity.mrc and, once phased, density.mrc."""
-        unit = {"1/angstrom": "1e-4 1/A", "detector_voxel": "1e-4 detector voxels"}[snapshot.intensity.units]
-        intensity = snapshot.intensity
-        scaled = Volume(intensity.data, intensity.voxel_size * 1e4, intensity.units)
-        write_mrc(scaled, self.path / "intensity.mrc", f"X-RAI intensity, (z,y,x), q=0 at n//2; cell in {unit}")
-        _write_density(snapshot.density, self.path / "density.mrc")
+        write_intensity(snapshot.intensity, self.path / "intensity.mrc")
+        write_density(snapshot.density, self.path / "density.mrc")
 
     def write_checkpoint(self, arrays: Arrays, rest: Mapping[str, Any]) -> None:
         """Save what it takes to continue.
@@ -277,7 +274,7 @@ def write_phasing(run: SavedRun, density: Volume | None, phasing: Phasing) -> No
                 old.copy(f"resolution/{name}", curves)
         _put_density(file, density, phasing)
     _write_file(path, image.getbuffer())
-    _write_density(density, beside_result(run.path, "density.mrc"))
+    write_density(density, beside_result(run.path, "density.mrc"))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -334,7 +331,7 @@ def _put_density(file: h5py.File, density: Volume | None, phasing: Phasing | Non
 
 def _put_poses(file: h5py.File, poses: Poses, identity: Mapping[str, NDArray[Any]], source: str) -> None:
     for name, column in vars(poses).items():
-        file[f"poses/{name}"] = column.astype(np.int64 if name == "frame" else np.float32)
+        file[f"poses/{name}"] = column.astype({"frame": np.int64, "modes": np.uint8}.get(name, np.float32))
     for name, column in identity.items():
         if name == "frame":  # where it was before a selection
             file["poses/frame"][:] = column
@@ -355,11 +352,13 @@ def read_pose_columns(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
     path = path / RESULT if path.is_dir() else path
     try:
         with h5py.File(path, "r", locking=False) as file:
-            columns = {name: column[()] for name, column in file["poses"].items()}
+            n = len(file["poses/frame"])
+            # a column that the engine did not fill is empty
+            columns = {name: column[()] for name, column in file["poses"].items() if len(column) == n}
             names = file["poses/file"].attrs["names"] if "file" in columns else []
     except (OSError, KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"{path} holds no poses: let the run finish, or give another") from error
-    if not {field.name for field in fields(Poses)} <= columns.keys() or not len(columns["frame"]):
+    if not n or "quaternion" not in columns:
         raise InputError(f"{path} holds no poses: let the run finish, or give another")
     return columns, [str(name) for name in names]
 
@@ -395,7 +394,7 @@ def _get_snapshot(file: h5py.File) -> Snapshot:
         intensity=intensity,
         weight=Volume(file["intensity/weight"][()], intensity.voxel_size, intensity.units),
         density=_get_volume(file, "density/volume") if "density" in file else None,
-        poses=Poses(**{field.name: file["poses"][field.name][()] for field in fields(Poses)}),
+        poses=Poses(**{f.name: file["poses"][f.name][()] for f in fields(Poses) if f.name in file["poses"]}),
         status=file["frames/status"][()],
         history={name: curve[()] for name, curve in file["resolution/history"].items()},
         shells={name: curve[()] for name, curve in file["resolution/shells"].items()},
@@ -432,7 +431,14 @@ def _read_settings(path: Path) -> Settings | None:
 # ---- plain files
 
 
-def _write_density(density: Volume | None, path: Path) -> None:
+def write_intensity(intensity: Volume, path: Path) -> None:
+    """Write an intensity as MRC: header voxel size in 10⁻⁴ of its unit, as its label says."""
+    unit = {"1/angstrom": "1e-4 1/A", "detector_voxel": "1e-4 detector voxels"}[intensity.units]
+    scaled = Volume(intensity.data, intensity.voxel_size * 1e4, intensity.units)
+    write_mrc(scaled, path, f"X-RAI intensity, (z,y,x), q=0 at n//2; cell in {unit}")
+
+
+def write_density(density: Volume | None, path: Path) -> None:
     """density.mrc, or none: an older one must not pass for this run's."""
     if density is None:
         with _in_words(path):

@@ -221,7 +221,7 @@ def square_detector(
     )
 
 
-def panels_from_detector(detector: Detector, distance_m: float) -> Panels:
+def panels_from_detector(detector: Detector, distance_m: float, tolerance: float | None = 0.01) -> Panels:
     """Find the flat panels on which a detector's pixels lie, at `distance_m` downstream: what a CXI file stores.
 
     Parameters
@@ -230,11 +230,13 @@ def panels_from_detector(detector: Detector, distance_m: float) -> Panels:
         With frames of shape (ss, fs) or (M, ss, fs), at least 2×2 pixels per panel.
     distance_m : float
         The plane on which directions are projected. Panels that are tilted come out as the equivalent flat ones.
+    tolerance : float or None
+        Pixels by which the detector may differ from its panels. None: by any; they are the nearest.
 
     Raises
     ------
     ValueError
-        If the pixels are not on a regular grid to a hundredth of a pixel.
+        If the pixels are not on a regular grid to within `tolerance`.
     """
     if len(detector.shape) not in (2, 3) or min(detector.shape[-2:]) < 2:
         raise ValueError(f"frames of shape {detector.shape} are not flat panels; give a detector with rows and columns")
@@ -246,6 +248,6 @@ def panels_from_detector(detector: Detector, distance_m: float) -> Panels:
     middle = centre.mean(axis=(1, 2))
     panels = Panels(middle - rows / 2 * slow - columns / 2 * fast, np.stack([slow, fast], axis=1), detector.shape)
     error = np.abs(panels.centres_m() - centre.reshape(-1, 3)).max()
-    if error > 0.01 * float(np.linalg.norm(slow, axis=1).min()):
+    if tolerance is not None and error > tolerance * float(np.linalg.norm(slow, axis=1).min()):
         raise ValueError("the detector's pixels are not on a regular grid, so its panels cannot be written")
     return panels

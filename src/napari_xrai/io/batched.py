@@ -291,7 +291,7 @@ def find_ids(file: h5py.File, n_frames: int) -> dict[str, str]:
     """
     places = ("entry_1", "entry_1/instrument_1/detector_1", "entry_1/data_1", "id")
     names = {"trainId": ("trainId", "trains"), "pulseId": ("pulseId", "pulses"), "cellId": ("cellId", "cells")}
-    found = {}
+    found: dict[str, str] = {}
     for name, spellings in names.items():
         for dataset in (f"{place}/{spelling}" for place in places for spelling in spellings):
             node = file.get(dataset)

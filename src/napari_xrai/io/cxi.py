@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ..core.detector import detector_from_panels
+from ..core.detector import detector_from_positions
 from ..core.frames import BAD, Detector, Frames
 from .batched import BatchedSource, Rows, check_header, dense_frames, find_ids, open_hdf5
 from .chunks import photon_rows
@@ -51,13 +51,16 @@ class CxiSource(BatchedSource):
             self._masks = read_mask(file, data, n_frames, version, absent)
             experiment = CxiExperiment(file, n_frames, shape, beam)
             panels, background = experiment.panels(), experiment.background()
+            positions = experiment.positions_m()
         self.mask, self.beam = self._masks.common, experiment.beam
         self.notes = (*experiment.notes, *self._masks.notes)
         self.missing = () if panels is not None else ("geometry",)
         if panels is not None:
-            found = detector_from_panels(
-                panels, energy_eV=self.beam.energy_eV, polarization=self.beam.polarization or "none", mask=self.mask
-            )
+            centre = panels.centres_m() if positions is None else positions
+            found = detector_from_positions(
+                centre, panels.areas_m2(), shape,
+                energy_eV=self.beam.energy_eV, polarization=self.beam.polarization or "none", mask=self.mask,
+            )  # fmt: skip
             self.detector = Detector(
                 found.q, found.response, found.mask, shape, found.ewald_radius, found.units, background
             )

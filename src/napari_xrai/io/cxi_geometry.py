@@ -67,6 +67,18 @@ class CxiExperiment:
             return square_panel((self._shape[0], self._shape[1]), pixel, distance)
         return None
 
+    def positions_m(self) -> NDArray[np.float64] | None:
+        """(P, 3) where every pixel is, for modules that are not flat; None where the file does not say, in metres.
+
+        The unit must be named: older programs wrote this map in others.
+        """
+        node = self._file.get(f"{DETECTOR}/xyz_map")
+        if not isinstance(node, h5py.Dataset) or node.shape != (3, *self._shape) or node.dtype.kind != "f":
+            return None
+        if self._given_distance or node.attrs.get("units") != "m":
+            return None
+        return np.asarray(np.moveaxis(node[()], 0, -1).reshape(-1, 3), np.float64)
+
     def background(self) -> NDArray[np.float64] | None:
         """(P,) Background photons per frame: ``data_white``, times the shots' mean ``background_weighting``.
 

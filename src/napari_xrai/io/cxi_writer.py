@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from ..core.detector import Panels, Polarization, panels_from_detector
 from ..core.frames import BAD, GOOD, Detector, Frames
@@ -21,6 +22,9 @@ CHUNK_BYTES = 262_144
 CACHE_BYTES, RESERVE_BYTES = 1_000_000, 4_000_000
 """HDF5 holds so much back; room for that and its tables is kept free ahead of it."""
 
+FLAT = 1e-6
+"""Pixels may be so far from their panel, in pixels, for the panel to stand for them."""
+
 
 class CxiWriter:
     """Writes frames to a CXI 1.6 file as they come; the file appears under its name when it is complete.
@@ -29,11 +33,15 @@ class CxiWriter:
     ----------
     path : Path
     detector : Detector
-        With frames of shape (y, x) or (module, y, x) on flat panels, and q in Å⁻¹.
+        With frames of shape (y, x) or (module, y, x), and q in Å⁻¹. Where modules are not flat, the position of every
+        pixel is written as well (``xyz_map``).
     distance_m : float
         Sample to detector.
-    polarization : "x", "y" or "none"
+    polarization : "x", "y", "none" or None
+        None: not known, and not written.
     title : str
+    most_photons : int, optional
+        On any pixel of any frame: decides between 8, 16 and 32 bits per count. By default the first batch does.
 
     Raises
     ------
@@ -52,20 +60,32 @@ class CxiWriter:
     """
 
     def __init__(
-        self, path: Path, detector: Detector, *, distance_m: float, polarization: Polarization, title: str = ""
+        self,
+        path: Path,
+        detector: Detector,
+        *,
+        distance_m: float,
+        polarization: Polarization | None,
+        title: str = "",
+        most_photons: int | None = None,
     ) -> None:
         if detector.energy_eV is None:
             raise ValueError("a CXI file needs the photon energy; the detector has q in its own unit")
-        panels = panels_from_detector(detector, distance_m)
+        panels, xyz = _panels(detector, distance_m)
         self.path, self._part = path, path.with_name(f".{path.name}.part")
         self._shape = detector.shape
         try:
             self._file = h5py.File(self._part, "w", rdcc_nbytes=CACHE_BYTES)
         except OSError as error:
             raise unwritable(path, error) from error
-        self._reserve(8 * detector.n_pixels)
+        self._reserve(32 * detector.n_pixels)
         _lay_out(self._file, detector, detector.energy_eV, panels, distance_m, polarization, title)
+        if xyz is not None:
+            self._file[f"{DETECTOR}/xyz_map"] = xyz
+            self._file[f"{DETECTOR}/xyz_map"].attrs["units"] = "m"
         self._data: h5py.Dataset | None = None
+        if most_photons is not None:
+            self._data = _make_data(self._file, self._shape, np.min_scalar_type(most_photons))
 
     def write(self, frames: Frames) -> None:
         """Append a batch.
@@ -88,6 +108,18 @@ class CxiWriter:
         self._reserve(self._data.dtype.itemsize * counts.size)
         self._data.resize(first + len(frames), axis=0)
         self._data[first:] = counts.reshape(-1, *self._shape).astype(self._data.dtype)
+
+    def put(self, name: str, values: NDArray[Any], **attributes: Any) -> None:
+        """Add a dataset of one's own, such as ``entry_1/result_1/fluence``.
+
+        Raises
+        ------
+        InputError
+            If the disk is full.
+        """
+        self._reserve(values.nbytes)
+        self._file[name] = values
+        self._file[name].attrs.update(attributes)
 
     def close(self) -> None:
         """Finish the file: it takes its name now."""
@@ -129,9 +161,20 @@ class CxiWriter:
             self.discard()
 
 
+def _panels(detector: Detector, distance_m: float) -> tuple[Panels, NDArray[np.float64] | None]:
+    """The detector's panels; and, where its modules are not flat, all pixels: (3, module, y, x) metres."""
+    panels = panels_from_detector(detector, distance_m, tolerance=None)
+    direction = detector.q / detector.ewald_radius + np.array([0.0, 0.0, 1.0])
+    centre = direction * (distance_m / direction[:, 2:])
+    pixel = float(np.linalg.norm(panels.step_m[:, 0], axis=1).min())
+    if np.abs(panels.centres_m() - centre).max() <= FLAT * pixel:
+        return panels, None
+    return panels, np.moveaxis(centre.reshape(*detector.shape, 3), -1, 0)
+
+
 def _lay_out(
     file: h5py.File, detector: Detector, energy_eV: float, panels: Panels, distance_m: float,
-    polarization: Polarization, title: str,
+    polarization: Polarization | None, title: str,
 ) -> None:  # fmt: skip
     """Write everything but the frames."""
     modular = len(detector.shape) == 3
@@ -140,7 +183,8 @@ def _lay_out(
     entry["title"] = title
     file[f"{SOURCE}/energy"] = energy_eV * JOULE_PER_EV
     file[f"{SOURCE}/energy"].attrs["units"] = "J"
-    file[f"{SOURCE}/polarization"] = polarization
+    if polarization is not None:
+        file[f"{SOURCE}/polarization"] = polarization
     group = file.create_group(DETECTOR)
     # CXI counts corner positions from the sample's axis in the detector's plane; the distance is apart
     corner = panels.corner_m - [0.0, 0.0, distance_m]

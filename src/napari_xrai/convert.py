@@ -1,0 +1,191 @@
+"""Frames, detectors and results from one program's files to another's: ``napari-xrai convert``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .core.frames import Frames, Snapshot
+from .io.batched import BatchedSource
+from .io.cxi_writer import CxiWriter
+from .io.dragonfly_writer import EmcWriter, write_detector
+from .io.geom_text import is_geom, read_geom
+from .io.lattice import in_rows, polarization_of
+from .io.open import classify, open_source
+from .io.pose_table import write_pose_table
+from .io.source import Beam, InputError
+from .run import read_pose_columns, read_run, write_density, write_intensity
+from .settings import InputSettings
+
+BLOCK_PIXELS = 8_000_000
+"""Dense pixels laid out at once."""
+
+Steps = Iterator[tuple[int, int]]
+"""Frames done, and in all."""
+
+
+def convert(given: InputSettings, out: Path) -> Steps:
+    """Write what is in `given` as the format that the ending of `out` names; yields as it goes.
+
+    Frames: ``.cxi``; ``.emc`` (its detector goes beside it, ``<stem>.det.h5``). A CrystFEL geometry: ``.h5`` or
+    ``.dat``, a Dragonfly detector. A run: ``.mrc`` (its intensity, where the name says so; its density otherwise),
+    ``.csv`` or ``.star`` (its poses), ``.cxi`` (its frames, with poses and volumes in ``result_1``).
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, not be written so, or `out` is there already.
+    """
+    path = given.sources[0]
+    _must_be_new(out)
+    kind = classify(path)
+    writers: dict[str, dict[str, Callable[[InputSettings, Path], Steps]]] = {
+        "frames": {".cxi": _frames_to_cxi, ".emc": _frames_to_emc},
+        "detector": {".h5": _geometry_to_dragonfly, ".dat": _geometry_to_dragonfly},
+        "run": {".mrc": _run_to_mrc, ".csv": _run_to_table, ".star": _run_to_table, ".cxi": _run_to_cxi},
+    }
+    if kind not in writers:
+        if kind == "unknown":
+            open_source(given.sources)  # says what is wrong with it
+        raise InputError(f"{path} is a {kind} file: give frames, a .geom, or a run folder")
+    if out.suffix not in writers[kind]:
+        raise InputError(
+            f"{out}: a {kind} file can be written as {', '.join(writers[kind])}: end the name with one of these"
+        )
+    return writers[kind][out.suffix](given, out)
+
+
+def _must_be_new(path: Path) -> None:
+    if path.exists():
+        raise InputError(f"{path} exists already: choose another name, or remove it first")
+
+
+def _open(given: InputSettings) -> BatchedSource:
+    source = open_source(
+        given.sources, detector=given.detector, mask=given.mask, energy_eV=given.energy_eV,
+        distance_m=given.distance_m, pixel_size_m=given.pixel_size_m, polarization=given.polarization,
+        select=given.select, binning=given.binning or 1,
+    )  # fmt: skip
+    return cast("BatchedSource", source)  # as every source of files is
+
+
+def _batches(source: BatchedSource) -> Iterator[Frames]:
+    return source.batches(max(1, min(1000, BLOCK_PIXELS // source.n_pixels)))
+
+
+def _frames_to_emc(given: InputSettings, out: Path) -> Steps:
+    source = _open(given)
+    beside = out.with_name(f"{out.stem}.det.h5")
+    if source.detector is not None:
+        _must_be_new(beside)
+    done, total = 0, source.n_frames or 0
+    with EmcWriter(out, source.n_pixels) as file:
+        for frames in _batches(source):
+            file.write(frames)
+            done += len(frames)
+            yield done, total
+    if source.detector is not None:
+        write_detector(beside, source.detector)
+
+
+def _frames_to_cxi(given: InputSettings, out: Path) -> Steps:
+    return _to_cxi(given, out, {})
+
+
+def _run_to_cxi(given: InputSettings, out: Path) -> Steps:
+    path = given.sources[0]
+    saved = read_run(path)
+    if saved.settings is None or saved.snapshot is None:
+        raise InputError(f"{path} does not say which frames it is of: give the run folder, after its first report")
+    return _to_cxi(saved.settings.input, out, _result(saved.snapshot, read_pose_columns(path)[0]))
+
+
+def _to_cxi(given: InputSettings, out: Path, result: dict[str, tuple[NDArray[Any], dict[str, Any]]]) -> Steps:
+    source = _open(given)
+    name = str(source.paths[0])
+    if source.detector is None:
+        raise InputError(f"{name} has no geometry, which CXI needs: give its detector file with --detector")
+    if source.detector.energy_eV is None:
+        raise InputError(f"{name} has no photon energy, which CXI needs: give it with --energy, in eV")
+    detector = in_rows(source.detector, name)
+    distance = _distance_m(source, given)
+    done, total = 0, source.n_frames or 0
+    # how bright first, then the frames: counts take no more bits than they need
+    brightest = max(int(frames.count.max(initial=0)) for frames in _batches(source))
+    with CxiWriter(
+        out, detector, distance_m=distance, title=", ".join(path.name for path in source.paths),
+        polarization=source.beam.polarization or polarization_of(detector, distance), most_photons=brightest,
+    ) as file:  # fmt: skip
+        for frames in _batches(source):
+            file.write(frames)
+            done += len(frames)
+            yield done, total
+        for column, values in source.identity(np.arange(total)).items():
+            if column.endswith("Id"):
+                file.put(f"entry_1/data_1/{column}", values)
+        for column, (values, attributes) in result.items():
+            file.put(f"entry_1/result_1/{column}", values, **attributes)
+
+
+def _result(
+    snapshot: Snapshot, poses: dict[str, NDArray[Any]]
+) -> dict[str, tuple[NDArray[Any], dict[str, Any]]]:  # fmt: skip
+    """The datasets of ``result_1``: volumes, and the poses as the run folder has them."""
+    found: dict[str, tuple[NDArray[Any], dict[str, Any]]] = {
+        name: (values, {"axes": "pose:x,y,z,w", "meaning": "lab to particle"} if name == "quaternion" else {})
+        for name, values in poses.items()
+    }  # fmt: skip
+    for name, volume in (("intensity", snapshot.intensity), ("density", snapshot.density)):
+        if volume is not None:
+            found[name] = volume.data, {"axes": "z:y:x", "voxel_size": volume.voxel_size, "units": volume.units}
+    return found
+
+
+def _distance_m(source: BatchedSource, given: InputSettings) -> float:
+    """Sample to detector, which a CXI file must say: as given, as the frames' file has it, or as the geometry does."""
+    geometry = [path for path in (given.detector, *given.sources) if path is not None and _is_geom(path)]
+    said = given.distance_m or source.beam.distance_m
+    if said is None and geometry and isinstance(distance := read_geom(geometry[0]).distance, float):
+        said = distance
+    if said is None:
+        raise InputError(f"{source.paths[0]} does not say how far the detector is: give --distance in metres")
+    return said
+
+
+def _is_geom(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return is_geom(file.read(4096))
+
+
+def _geometry_to_dragonfly(given: InputSettings, out: Path) -> Steps:
+    path = given.sources[0]
+    if not _is_geom(path):
+        raise InputError(f"{path} is a Dragonfly detector already: give a CrystFEL .geom")
+    geometry = read_geom(path)
+    beam = Beam(given.energy_eV, given.distance_m, given.pixel_size_m, given.polarization)
+    write_detector(out, geometry.detector(geometry.frame_shape, beam)[0])
+    yield 0, 0
+
+
+def _run_to_mrc(given: InputSettings, out: Path) -> Steps:
+    snapshot = read_run(given.sources[0]).snapshot
+    if snapshot is None:
+        raise InputError(f"{given.sources[0]} has no result yet: wait for its first report")
+    if "intensity" in out.name:
+        write_intensity(snapshot.intensity, out)
+    elif snapshot.density is None:
+        raise InputError(f"{given.sources[0]} has no density yet: for its intensity, name the file intensity.mrc")
+    else:
+        write_density(snapshot.density, out)
+    yield 0, 0
+
+
+def _run_to_table(given: InputSettings, out: Path) -> Steps:
+    write_pose_table(out, *read_pose_columns(given.sources[0]))
+    yield 0, 0
