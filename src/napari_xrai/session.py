@@ -398,7 +398,9 @@ def make_reconstruction(detector: Detector, settings: EngineSettings, n_frames: 
     from .core.reconstruction import Reconstruction, ReconstructionSettings
 
     if settings.device.startswith("cuda"):
-        raise InputError(f"the engine runs on the CPU, not on {settings.device}: leave out --device, or give cpu")
+        raise InputError(
+            f"the engine runs on the CPU, not on {settings.device}: choose cpu (--device, or device in the panel's Settings)"
+        )
     chosen = ReconstructionSettings(
         passes=settings.passes,
         seed=settings.seed,
@@ -417,7 +419,14 @@ def usable_cores() -> int:
 def _require_detector(source: FrameSource) -> Detector:
     if source.detector is None:
         name = source.paths[0] if source.paths else source.format
-        raise InputError(f"{name} has no geometry: give its detector file with --detector, or drop it in as well")
+        numbers = ""
+        if len(source.shape) == 2:
+            numbers = (
+                "; or, for a flat one, --distance, --pixel-size and --energy (in the panel: distance, pixel, energy)"
+            )
+        raise InputError(
+            f"{name} has no geometry: give its detector or .geom file (--detector, or drop it on the panel){numbers}"
+        )
     return source.detector
 
 

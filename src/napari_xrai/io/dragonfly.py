@@ -61,7 +61,7 @@ class BinaryPhotons(BatchedSource):
         n_frames, n_pixels, self._kind = (int(v) for v in np.fromfile(path, "<i4", 3))
         check_header(path, n_frames, n_pixels)
         least = {SPARSE: 8 * n_frames, DENSE_INT: 4 * n_frames * n_pixels, DENSE_DOUBLE: 8 * n_frames * n_pixels}
-        _check_size(path, size, HEADER_BYTES + least[self._kind])
+        _check_size(path, size, HEADER_BYTES + least[self._kind], exactly=self._kind != SPARSE)
         super().__init__("Dragonfly photons (binary)", (path,), n_frames, (n_pixels,))
         if self._kind == SPARSE:
             counts = np.fromfile(path, "<i4", 2 * n_frames, offset=HEADER_BYTES).reshape(2, n_frames)
@@ -71,7 +71,7 @@ class BinaryPhotons(BatchedSource):
             self._start = np.zeros((2, n_frames + 1), np.int64)
             np.cumsum(counts, axis=1, out=self._start[:, 1:])
             ones, multi = (int(v) for v in self._start[:, -1])
-            _check_size(path, size, HEADER_BYTES + least[SPARSE] + 4 * ones + 8 * multi)
+            _check_size(path, size, HEADER_BYTES + least[SPARSE] + 4 * ones + 8 * multi, exactly=True)
 
     @contextmanager
     def _rows(self) -> Iterator[Rows]:
@@ -160,10 +160,15 @@ def _ones_and_multi(
     return sparse_frames(frame, pixel, photons, span, n_pixels, what)
 
 
-def _check_size(path: Path, size: int, expected: int) -> None:
+def _check_size(path: Path, size: int, expected: int, *, exactly: bool) -> None:
     if size < expected:
         raise InputError(
             f"{path} is truncated: its header promises {expected:,} bytes, it has {size:,}; copy it again in full"
+        )
+    if exactly and size > expected:
+        raise InputError(
+            f"{path} has {size:,} bytes, but the frames that its header counts fill {expected:,}: it is damaged, "
+            "write it again"
         )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.frames import BAD, Detector
-from . import cxi, dragonfly, geom_text, nexus, plain, skopi
+from . import cxi, dragonfly, dragonfly_config, geom_text, nexus, plain, skopi
 from .batched import BatchedSource
 from .glance import Glance
 from .mask import LARGEST_BYTES, NUMPY_MAGIC
@@ -141,6 +141,7 @@ def _is_raw_mask(look: Glance) -> bool:
 
 FORMATS: tuple[FrameFormat | DetectorFormat | OtherFormat, ...] = (
     OtherFormat(_is_run, "run"),
+    FrameFormat(dragonfly_config.is_config, dragonfly_config.ConfiguredSource),
     FrameFormat(dragonfly.is_hdf5_photons, lambda path, beam: dragonfly.Hdf5Photons(path)),
     FrameFormat(skopi.is_skopi, skopi.SkopiSource),
     FrameFormat(cxi.is_cxi, cxi.CxiSource),

@@ -12,11 +12,13 @@ import numpy as np
 
 from ..core.detector import Polarization, square_detector
 from ..core.frames import GOOD
-from .batched import BatchedSource, JoinedSource
+from .batched import BatchedSource
 from .binning import BinnedSource, working_binning
+from .experiment import join
 from .formats import FORMATS, DetectorFormat, FrameFormat, Kind, OtherFormat
 from .glance import glance
 from .mask import read_mask
+from .plain import open_dataset, split_dataset
 from .select import SelectedSource, read_selection
 from .source import Beam, FrameSource, InputError
 from .units import check_beam
@@ -74,6 +76,8 @@ def classify(path: Path) -> Kind:
     path = Path(path)
     if path.is_dir():
         return _classify_folder(path)
+    if split_dataset(path)[1] is not None:
+        return "frames"
     if not path.is_file() or path.stat().st_size == 0:
         return "unknown"
     try:
@@ -157,8 +161,7 @@ def open_source(
             raise InputError(f"{found[0]} and {found[1]} are both {kind} files: give one")
     beam = Beam(energy_eV, distance_m, pixel_size_m, polarization)
     check_beam(beam)
-    parts = [_open_frames(p, beam) for p in frames]
-    source = parts[0] if len(parts) == 1 else JoinedSource(parts)
+    source = join([_open_frames(p, beam) for p in frames])
     if detectors:
         _use_detector_file(source, detectors[0], beam)
     elif source.detector is None and len(source.shape) == 2 and distance_m and pixel_size_m:
@@ -185,7 +188,7 @@ def _binned(source: BatchedSource, binning: int | Literal["auto"]) -> BatchedSou
 def _sort_paths(paths: Sequence[Path]) -> tuple[list[Path], list[Path], list[Path]]:
     sorted_: dict[str, list[Path]] = {"frames": [], "detector": [], "mask": []}
     for path in paths:
-        if not path.exists():
+        if not split_dataset(path)[0].exists():
             raise InputError(f"{path} does not exist: check the name")
         if path.is_file() and path.stat().st_size == 0:
             raise InputError(f"{path} is empty: copy it again")
@@ -193,23 +196,25 @@ def _sort_paths(paths: Sequence[Path]) -> tuple[list[Path], list[Path], list[Pat
         if path.is_dir() and kind == "frames":
             sorted_["frames"] += _frame_files(path)
         elif path.is_dir() and kind == "unknown":
-            raise InputError(f"{path} holds no frames: give a folder of CXI or Dragonfly files")
+            raise InputError(f"{path} holds no frames: give a folder of files of frames")
         elif kind == "run":
             raise InputError(f"{path} is a finished run, not frames: open it with File → Open, or resume it")
         elif kind in sorted_:
             sorted_[kind].append(path)
         else:
-            raise InputError(f"{path} is of no known format: give CXI or Dragonfly frames, a detector or a mask")
+            raise InputError(f"{path} is of no known format: give frames, a detector file or a mask")
     if not sorted_["frames"]:
         what = "nothing was given" if not paths else f"{paths[0]} is a {classify(paths[0])} file"
-        raise InputError(f"there are no frames: {what}; give a CXI or Dragonfly file of frames")
+        raise InputError(f"there are no frames: {what}; give a file of frames")
     return sorted_["frames"], sorted_["detector"], sorted_["mask"]
 
 
 def _open_frames(path: Path, beam: Beam) -> BatchedSource:
+    if split_dataset(path)[1] is not None:
+        return open_dataset(path, beam)
     row = find_format(path)
     if not isinstance(row, FrameFormat):
-        raise InputError(f"{path} holds no frames: give CXI or Dragonfly frames")
+        raise InputError(f"{path} holds no frames: give CXI, Dragonfly, NeXus, HDF5 or NumPy frames")
     return row.open(path, beam)
 
 

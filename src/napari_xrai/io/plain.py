@@ -59,6 +59,17 @@ def open_hdf5_dataset(given: Path, beam: Beam = UNKNOWN_BEAM) -> Hdf5Frames:
     return source
 
 
+def open_dataset(given: Path, beam: Beam = UNKNOWN_BEAM) -> DenseSource:
+    """Frames in the array that `given` names within a file: ``file.h5:/dataset`` or ``file.npz:array``.
+
+    Raises
+    ------
+    InputError
+        If there is no such array, or it holds no frames.
+    """
+    return open_hdf5_dataset(given, beam) if h5py.is_hdf5(split_dataset(given)[0]) else NumpyFrames(given, beam)
+
+
 def frame_datasets(path: Path) -> list[str]:
     """Names of the datasets that can hold frames: numbers, (N, rows, columns) or modular.
 
