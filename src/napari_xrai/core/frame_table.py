@@ -1,4 +1,4 @@
-"""What is known of every received frame: at most 29 bytes each, however many passes are made."""
+"""What is known of every received frame: at most 34 bytes each, however many passes are made."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ _COLUMNS: dict[str, tuple[tuple[int, ...], type, float]] = {
     "fluence": ((), np.float32, 0),
     "log_likelihood": ((), np.float32, np.nan),
     "confidence": ((), np.float32, 0),
+    "radius68": ((), np.float32, np.nan),
+    "modes": ((), np.uint8, 0),
     "status": ((), np.uint8, UNSEEN),
 }
 
 
 class FrameTable:
-    """Pose, fluence, log-likelihood, confidence and fate by source position; grows as frames arrive."""
+    """Pose, fluence, log-likelihood, confidence, uncertainty and fate by source position; grows as frames arrive."""
 
     def __init__(self, capacity: int = 0) -> None:
         self.length = 0
@@ -65,6 +67,27 @@ class FrameTable:
         self.column["log_likelihood"][index] = log_likelihood
         self.column["confidence"][index] = confidence
 
+    def put_modes(self, index: NDArray[np.int64], modes: NDArray[np.uint8]) -> None:
+        """Store how many modes the posteriors of the frames at `index` have."""
+        self.column["modes"][index] = modes
+
+    def put_radius(self, index: NDArray[np.int64], radius_deg: NDArray[np.floating]) -> None:
+        """Store the 68 % radius of the poses of the frames at `index`."""
+        self.column["radius68"][index] = radius_deg
+
+    def confidence(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(N,) last confidence of each frame."""
+        return np.asarray(self.column["confidence"][index])
+
+    def modes(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(N,) modes of each frame when its whole posterior was last looked at."""
+        return np.asarray(self.column["modes"][index])
+
+    def directions(self) -> NDArray[np.float64]:
+        """(M, 3) viewing directions, in the particle's frame, of all frames that have a pose."""
+        quaternion = self.column["quaternion"][: self.length]
+        return quaternion_to_matrix(quaternion[quaternion.any(1)])[:, :, 2]
+
     def adopt(self, received: FrameTable) -> None:
         """Take the fates, and the length, of frames that `received` knows."""
         self._reach(received.length)
@@ -73,8 +96,9 @@ class FrameTable:
     @classmethod
     def of(cls, column: dict[str, NDArray[Any]]) -> FrameTable:
         """The table with these columns."""
-        table = cls()
-        table.column, table.length = dict(column), len(column["status"])
+        table = cls(len(column["status"]))
+        table.column.update(column)
+        table.length = len(column["status"])
         return table
 
     @property

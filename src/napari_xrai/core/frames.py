@@ -210,13 +210,20 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class Poses:
-    """One row per received frame that has a pose; quaternions are scalar-last (x, y, z, w), lab → particle."""
+    """One row per received frame that has a pose; quaternions are scalar-last (x, y, z, w), lab → particle.
+
+    `radius68` is the geodesic radius in degrees that holds the true pose with probability 0.68, modulo Rz(π); NaN
+    before the last pass. `modes` counts the poses that a frame's posterior cannot tell apart, 0 where nobody looked.
+    Both are empty in files that do not have them.
+    """
 
     frame: NDArray[np.int64]
     quaternion: NDArray[np.float32]
     fluence: NDArray[np.float32]
     log_likelihood: NDArray[np.float32]
     confidence: NDArray[np.float32]
+    radius68: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    modes: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,6 +27,7 @@ HALF_TURN = RZ_PI.astype(np.float32)
 DIRECTIONS_KEPT = 6
 CANDIDATES_REFINED = 3
 SAMPLES_PER_MODE = 2
+MODE_WEIGHT = 0.05
 SAME_MODE = np.cos(np.radians(10.0))
 
 
@@ -40,6 +41,10 @@ class Inferred:
         Most likely pose.
     log_likelihood, confidence : (N,) float64
         At it; and the part of the posterior within 10° of it, modulo Rz(π).
+    fisher : (N, 3, 3) float64
+        Empirical Fisher information at it.
+    modes : (N,) uint8
+        Modes that hold at least `MODE_WEIGHT` of the posterior, 10° or more from one another.
     row : (J,) int64
         Frame of each posterior sample.
     sample : (J, 3, 3) float32
@@ -50,6 +55,8 @@ class Inferred:
     rotation: F32
     log_likelihood: F64
     confidence: F64
+    fisher: F64
+    modes: NDArray[np.uint8]
     row: NDArray[np.int64]
     sample: F32
     weight: F64
@@ -72,16 +79,27 @@ def infer_poses(
     noise = rng.normal(size=(*mode.shape[:2], SAMPLES_PER_MODE, 3))
     sample, weight = likelihood.sample(photons, mode, fisher, beta, noise)
     winner = value.argmax(1)
-    rotation = mode[np.arange(len(photons)), winner]
+    every = np.arange(len(photons))
+    rotation = mode[every, winner]
     kept = weight > 0
     return Inferred(
         rotation=rotation,
         log_likelihood=value.max(1),
         confidence=(weight * same_mode(sample, rotation[:, None])).sum(1),
-        row=np.repeat(np.arange(len(photons)), kept.sum(1)),
+        fisher=fisher[every, winner],
+        modes=count_modes(mode, weight.reshape(*mode.shape[:2], -1).sum(2)),
+        row=np.repeat(every, kept.sum(1)),
         sample=sample[kept],
         weight=weight[kept],
     )
+
+
+def count_modes(mode: F32, weight: F64) -> NDArray[np.uint8]:
+    """(N,) modes (N, C, 3, 3) that differ and, with all that are the same, hold at least `MODE_WEIGHT` of `weight`."""
+    same = same_mode(mode[:, :, None], mode[:, None])
+    whole = np.einsum("nij,nj->ni", same, weight)
+    first = ~(same & np.tri(mode.shape[1], k=-1, dtype=bool)).any(2)
+    return np.asarray(((whole >= MODE_WEIGHT) & first).sum(1), np.uint8)
 
 
 def candidates(photons: SparsePhotons, proposers: Sequence[Proposer], table: FrameTable) -> F32:

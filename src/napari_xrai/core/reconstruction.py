@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import kernels
+from . import kernels, pose_uncertainty
 from .agreement import intensity_agreement
 from .amortised import AmortisedPoses
 from .bootstrap import bootstrap
+from .contrast import photon_contrast
 from .evidence import Evidence
 from .exposure import ExposureTable
 from .field import DARKEST, IntensityField, RadialProfile, VoxelField
@@ -22,6 +23,7 @@ from .frames import Detector, Frames, Progress, Snapshot, Verdict, Volume
 from .inference import Proposer, by_search, infer_poses, same_mode
 from .likelihood import PoseLikelihood, gamma_shape
 from .pixels import SparsePhotons, pixels_of
+from .pose_uncertainty import PoseUncertainty, measure_uncertainty
 from .resolution import ShellCurve, crossing, shell_correlation
 from .search import PolarSearch
 from .speckle import measure_speckle
@@ -126,6 +128,7 @@ class Reconstruction:
         self.facts: dict[str, str] = {}
         self.history: dict[str, list[float]] = {name: [] for name in HISTORY}
         self.field: IntensityField | None = None
+        self.uncertainty: PoseUncertainty | None = None
         self.carried: tuple[list[F32], list[F32]] | None = None
         self.halves: ShellCurve | None = None
         self.phase, self.fraction, self.seen = "getting ready (slow the first time)", 0.0, 0
@@ -149,6 +152,7 @@ class Reconstruction:
         """
         torch.set_num_threads(1)  # several would round differently: threads split frames instead, always alike
         yield from self._with_progress(kernels.compile_kernels())
+        yield from self._with_progress(pose_uncertainty.compile_kernels())
         self.phase = "reading frames"
         reservoir, whole = yield from self._gather(batches)
         self._measure(reservoir)
@@ -201,6 +205,7 @@ class Reconstruction:
         self.brightness = (pixels.response * self.profile(np.linalg.norm(pixels.q, axis=1))).astype(np.float32)
         self.exposure = ExposureTable(pixels, self.brightness)
         self.speckle = measure_speckle(pixels, reservoir)
+        self.contrast = photon_contrast(pixels, reservoir)
         size = self.speckle.size
         self.start_radius = min(
             max(START_RADIUS * size, pixels.inner_radius + FEWEST_RINGS * size), pixels.orient_radius
@@ -316,6 +321,12 @@ class Reconstruction:
         if proposals in ("encoder", "both"):
             yield from self._with_progress(self.amortised.sleep(field.ratio, self.radius, self.rng))
             proposers.append(self.amortised.propose)
+        self.uncertainty = None
+        if not proposers and self.carried is not None:  # only the last pass looks nowhere else
+            self.uncertainty = measure_uncertainty(
+                field, *self.carried, self.contrast.with_fluence(self.fluence_shape), self.table.directions(),
+                self.pixels, self.brightness, self.radius, self.speckle.size,
+            )  # fmt: skip
         return likelihood, proposers
 
     def _with_progress(self, work: Iterator[None]) -> Generator[Progress, None, Any]:
@@ -344,7 +355,17 @@ class Reconstruction:
         )
         gain = likelihood.gain(found.log_likelihood, totals)
         fluence = likelihood.fluence(found.rotation, totals)
-        self.table.put(photons.index, found.rotation, fluence, gain, found.confidence)
+        confidence = found.confidence
+        if self.uncertainty is None:
+            self.table.put_modes(photons.index, found.modes)
+        else:  # what looks nowhere else cannot make a pose more certain
+            confidence = np.minimum(confidence, self.table.confidence(photons.index))
+            self.uncertainty.test(photons, found.rotation, fluence)
+            certain = np.where(self.table.modes(photons.index) > 1, confidence, 1.0)
+            self.table.put_radius(
+                photons.index, self.uncertainty.radius_deg(photons, found.rotation, found.fisher, certain)
+            )
+        self.table.put(photons.index, found.rotation, fluence, gain, confidence)
         stayed = float((same_mode(last, found.rotation) & known).sum())
         k, s = totals.astype(np.float64), likelihood.expected(found.rotation)
         return np.array([len(k), gain.sum(), stayed, k.sum(), s.sum(), k @ k, k @ s, s @ s])

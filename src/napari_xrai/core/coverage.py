@@ -1,0 +1,145 @@
+"""Which views are there? The density of viewing directions, what chance alone makes of it, and where frames crowd.
+
+A frame looks along d = R ẑ; d and −d cut the same plane of V, so only even degrees of the density matter. With N frames
+looking anywhere, the power of degree l,
+
+    p_l = (1/N) Σ_ij P_l(d_i · d_j),
+
+is 1 on average. More says that views are uneven: the particles were aligned, or the reconstruction has drawn frames
+towards favoured directions, which distorts it. Were all views alike in truth, the displacement w that made them so
+uneven has ∇·w = −δ for the relative excess δ; taken as a gradient, w = Σ_l ∇δ_l / (l(l + 1)).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from scipy.special import chdtrc
+
+from .rotations import fibonacci_directions
+
+F64 = NDArray[np.float64]
+
+DEGREES = (2, 4, 6)
+NODES = 1000
+"""Directions that views are counted at, 6.4° apart: finer than degree 6 by far."""
+
+BY_CHANCE = 0.001
+"""Probability of chance below which views are called uneven."""
+
+FEW, MANY = 0.5, 2.0
+"""Relative density of views that is worth a word."""
+
+
+@dataclass(frozen=True, eq=False)
+class Coverage:
+    """How evenly the particle was seen.
+
+    Parameters
+    ----------
+    direction : (M, 3) float64
+        Viewing directions in the particle's frame (x, y, z), over the whole sphere.
+    density : (M,) float64
+        Views along each, relative to an even spread; degrees up to 6 of it, noise shrunk; ±d are one.
+    power : (3,) float64
+        Of degrees 2, 4 and 6; 1 by chance.
+    anisotropy, expected : float
+        Relative root-mean-square unevenness up to degree 6, and what as many frames looking anywhere would show.
+    probability : float
+        That chance alone is as uneven.
+    frames : int
+    sentence : str
+        In words.
+    """
+
+    direction: F64
+    density: F64
+    power: F64
+    anisotropy: float
+    expected: float
+    probability: float
+    frames: int
+    sentence: str
+
+
+class ViewDensity:
+    """Views counted on a lattice of directions, and what follows from them.
+
+    Parameters
+    ----------
+    direction : (N, 3)
+        Unit vectors: third columns of the poses.
+    """
+
+    def __init__(self, direction: NDArray[np.floating]) -> None:
+        self.frames = len(direction)
+        self.node = fibonacci_directions(NODES)
+        _, nearest = cKDTree(self.node).query(direction)
+        views = np.bincount(nearest, minlength=NODES) / max(self.frames, 1)
+        self.views: F64 = views
+        cosine = self.node @ self.node.T
+        self.power = np.array([self.frames * views @ _legendre(degree, cosine)[0] @ views for degree in DEGREES])
+        self._shrunk = np.array(
+            [max(p - 1, 0) / max(p, 1e-12) * (2 * degree + 1) for p, degree in zip(self.power, DEGREES, strict=True)]
+        )
+
+    def excess(self, direction: NDArray[np.floating]) -> F64:
+        """(N,) relative excess of views along `direction` (N, 3), chance shrunk away."""
+        cosine = direction @ self.node.T
+        parts = [s * (_legendre(n, cosine)[0] @ self.views) for n, s in zip(DEGREES, self._shrunk, strict=True)]
+        return np.asarray(np.sum(parts, axis=0))
+
+    def displacement(self, direction: NDArray[np.floating]) -> F64:
+        """(N, 3) rotation vectors ω (rad, particle's frame): how far frames looking along `direction` were drawn, were
+        all views alike in truth: their pose is exp(ω) times what it should be.
+        """
+        cosine = direction @ self.node.T
+        slope = np.zeros_like(cosine)
+        for degree, shrunk in zip(DEGREES, self._shrunk, strict=True):
+            slope += shrunk / (degree * (degree + 1)) * _legendre(degree, cosine)[1]
+        return np.cross(direction, (slope * self.views) @ self.node)
+
+    def coverage(self) -> Coverage:
+        """The figures, and a sentence."""
+        degrees = np.array(DEGREES)
+        freedom = float((2 * degrees + 1).sum())
+        total = float(((2 * degrees + 1) * self.power).sum())
+        density = 1 + self.excess(self.node)
+        probability = float(chdtrc(freedom, total)) if self.frames else 1.0
+        frames = max(self.frames, 1)
+        return Coverage(
+            self.node, density, self.power, float(np.sqrt(total / frames)), float(np.sqrt(freedom / frames)),
+            probability, self.frames, _sentence(self.node, density, probability, self.frames),
+        )  # fmt: skip
+
+
+def _legendre(degree: int, x: F64) -> tuple[F64, F64]:
+    """P_l and its derivative, for the degrees in use."""
+    x2 = x * x
+    if degree == 2:
+        return 1.5 * x2 - 0.5, 3 * x
+    if degree == 4:
+        return (35 * x2 - 30) * x2 / 8 + 0.375, (35 * x2 - 15) * x / 2
+    return ((231 * x2 - 315) * x2 + 105) * x2 / 16 - 0.3125, ((693 * x2 - 630) * x2 + 105) * x / 8
+
+
+def _sentence(node: F64, density: F64, probability: float, frames: int) -> str:
+    if frames < 20:
+        return "too few frames to tell how evenly the particle was seen"
+    if probability > BY_CHANCE:
+        return "views are even: no more uneven than chance makes them"
+    least, most = int(density.argmin()), int(density.argmax())
+    extremes = f"{max(density[least], 0):.2f} of the mean {_axis(node[least])}, {density[most]:.2f} {_axis(node[most])}"
+    if density[least] < FEW:
+        return f"few views along some directions: {extremes}"
+    if density[most] > MANY:
+        return f"many views along some directions: {extremes}"
+    return f"views are slightly uneven, more than chance makes them: {extremes}"
+
+
+def _axis(direction: F64) -> str:
+    x, y, z = direction if direction[2] >= 0 else -direction
+    return f"along (x, y, z) = ({x:.1f}, {y:.1f}, {z:.1f})"
