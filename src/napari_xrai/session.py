@@ -399,7 +399,8 @@ def make_reconstruction(detector: Detector, settings: EngineSettings, n_frames: 
 
     if settings.device.startswith("cuda"):
         raise InputError(
-            f"the engine runs on the CPU, not on {settings.device}: choose cpu (--device, or device in the panel's Settings)"
+            f"the engine runs on the CPU, not on {settings.device}: leave out --device (in the panel, Settings, device), "
+            "or give cpu"
         )
     chosen = ReconstructionSettings(
         passes=settings.passes,

@@ -137,7 +137,7 @@ def test_files_of_different_detectors_do_not_join(tiny, tmp_path):
     header[:3] = [1, 4, 1]
     (tmp_path / "other.emc").write_bytes(header.tobytes() + np.ones(4, "<i4").tobytes())
     with pytest.raises(
-        InputError, match=r"are not of one experiment: frames of shape 4 and 4096; open them one by one"
+        InputError, match="are not of one experiment: frames of shape 4 and 4096; open"
     ):
         open_source([tiny / "photons.emc", tmp_path / "other.emc"])
 
