@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from napari_xrai.cli import main
+from napari_xrai.core.coverage import ViewDensity
 from napari_xrai.core.frames import Phasing, Poses, Volume
 from napari_xrai.core.rotations import matrix_to_quaternion, random_rotations
 from napari_xrai.report import write_report
@@ -275,17 +276,17 @@ def test_density_pictures_have_x_to_the_right_and_y_and_z_up():
         assert x / y == pytest.approx(right / up, rel=0.05)
 
 
-def test_sections_are_clear_where_nothing_was_measured_and_the_ring_is_at_its_radius():
-    ring = 8 * DQ
+def test_sections_end_where_nothing_more_was_measured_are_clear_in_the_hole_and_ringed_at_the_radius():
+    ring, measured = 8 * DQ, slice(N // 2 - 14, N // 2 + 15)
     for picture in intensity_sections(snapshot_of(), ring):
         image = pixels(picture.svg)
         n = len(image)
         seen = image[..., 3] > 128
-        plane = (radius()[N // 2] >= 2) & (radius()[N // 2] <= 14)
+        plane = ((radius() >= 2) & (radius() <= 14))[N // 2, measured, measured]
         assert seen.mean() == pytest.approx(plane.mean(), abs=0.02)
         assert not seen[n // 2, n // 2]
         drawn_at = float(re.search(r'class="ring"[^>]*r="([\d.]+)"', picture.svg).group(1))
-        assert drawn_at / 240 == pytest.approx(8 / N, abs=1e-3)
+        assert drawn_at / 240 == pytest.approx(8 / 29, abs=1e-3)
 
 
 def test_the_pose_map_keeps_areas():
@@ -311,3 +312,33 @@ def test_a_pole_and_a_side_are_where_they_should_be():
     assert any(np.allclose(dot, (125, 125)) for dot in dots[0])
     assert any(np.allclose(dot, (375, 125)) for dot in dots[1])
     assert any(np.allclose(dot, (245, 125), atol=0.2) for dot in dots[0])
+
+
+def test_where_views_are_missing_the_map_is_tinted():
+    rotation = random_rotations(6000, np.random.default_rng(0))
+    rotation = rotation[np.abs(rotation[:, 2, 2]) < 0.8]  # nothing seen along ±z
+    ones = np.ones(len(rotation), np.float32)
+    poses = Poses(np.arange(len(rotation)), matrix_to_quaternion(rotation).astype(np.float32), ones, ones, ones)
+    coverage = ViewDensity(rotation[..., 2]).coverage()
+    for tint in re.findall(r"<image[^>]*base64,([^\"]+)", pose_map(poses, coverage).svg):
+        image = np.array(Image.open(io.BytesIO(base64.b64decode(tint)))).astype(float)
+        n = len(image)
+        red, _, blue, strength = image[n // 2, n // 2]
+        assert red > blue
+        assert strength > 100
+        red, _, blue, _ = image[n // 2, round(0.95 * n)]
+        assert blue > red
+        assert image[0, 0, 3] == 0  # outside the sphere
+
+
+def test_the_radius_of_the_poses_appears_once_it_is_known(tmp_path):
+    poses = snapshot_of().poses
+    assert "Uncertainty of the poses" not in report(tmp_path / "before", snapshot_of()).text
+    unknown = replace(poses, radius68=np.full(600, np.nan, np.float32), modes=np.ones(600, np.uint8))
+    assert "Uncertainty of the poses" not in report(tmp_path / "early", snapshot_of(poses=unknown)).text
+    known = replace(
+        poses, radius68=np.full(600, 3.25, np.float32), modes=np.repeat([1, 2], (450, 150)).astype(np.uint8)
+    )
+    text = report(tmp_path / "after", snapshot_of(poses=known)).text
+    assert "median 3.2°" in text
+    assert "25% of the frames have more than one possible pose" in text

@@ -15,12 +15,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from . import __version__
+from .core.coverage import Coverage, ViewDensity
 from .core.frames import Phasing, Snapshot
 from .core.resolution import shell_index
 from .io.atomic import replacing
 from .io.source import InputError
 from .report_curves import Axis, Level, Series, bars, plot
-from .report_pictures import Picture, density_views, intensity_sections, pose_map
+from .report_pictures import Picture, beam_directions, density_views, intensity_sections, pose_map
 from .run import RESULT, SETTINGS, SavedRun, beside_result, read_run
 
 PAGE = "report.html"
@@ -91,14 +92,15 @@ def page(saved: SavedRun, made: datetime) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     density, density_words = _density(now)
+    coverage = ViewDensity(beam_directions(now.poses)).coverage() if len(now.poses.frame) else None
     sections = intensity_sections(now, resolution_q(now))
     return environment.get_template(PAGE).render(
         style=Markup(loader.get_source(environment, "report.css")[0]),
         title=_title(saved), path=saved.path.resolve(), made=f"{made:%Y-%m-%d %H:%M %Z}", written=_written(saved.path),
         state=state_words(now), headline=HEADLINES[now.verdict], tone=TONES[now.verdict], reason=now.reason,
         tiles=_tiles(saved), sections=sections, density=density, density_words=density_words,
-        glance=sections[0], half_sets=_half_sets(now), curves=_curves(now), poses=pose_map(now.poses),
-        pose_words=_poses(now), confidence=_confidence(now), inputs=_inputs(saved), settings=_settings(saved),
+        glance=sections[0], half_sets=_half_sets(now), curves=_curves(now), poses=pose_map(now.poses, coverage),
+        pose_words=_poses(now, coverage), certainty=_certainty(now), inputs=_inputs(saved), settings=_settings(saved),
         chosen=_chosen(now), counters=_counters(now), again=_again(saved), versions=_versions(saved, made),
     )  # fmt: skip
 
@@ -160,7 +162,7 @@ def _density_tile(now: Snapshot) -> Tile:
             return Tile("Density", "not to be believed", f"{note}, but the intensity has not converged", "bad")
         return Tile("Density", now.phasing.verdict, note, TONES[now.phasing.verdict])
     if now.density is not None:
-        return Tile("Density", "live only", "one start, not compared with others")
+        return Tile("Density", "live", "one start, not compared with others")
     return Tile("Density", "none yet", "the intensity has not been phased")
 
 
@@ -285,22 +287,36 @@ def _phasing_words(phasing: Phasing | None) -> str:
     return f"{head}: {phasing.reason}. Its hand is a matter of chance."
 
 
-def _poses(now: Snapshot) -> str:
+def _poses(now: Snapshot, coverage: Coverage | None) -> str:
     poses = now.poses
-    if not len(poses.frame):
+    if coverage is None:
         return "No poses yet: they are written at the end, and once a minute before."
     sure = float((np.nan_to_num(poses.confidence) >= 0.5).mean())
     words = f"{sure:.0%} of the poses have a confidence of ½ or more (blue dots; the others orange)."
     if len(poses.frame) < now.counters.used:
         words += f" {len(poses.frame):,} of {now.counters.used:,} used frames have a pose in this file so far."
-    return f"{words} Evenly spread dots are good; clumps are preferred views, or poses gone wrong."
+    said = f"{coverage.sentence[0].upper()}{coverage.sentence[1:]}"
+    return f"{words} {said}. Tinted orange: fewer views than an even spread; blue: more."
 
 
-def _confidence(now: Snapshot) -> Figure:
+def _certainty(now: Snapshot) -> list[Figure]:
+    """Histograms of how sure the poses are."""
     counts, edges = np.histogram(np.nan_to_num(now.poses.confidence).clip(0, 1), 20, (0, 1))
     svg = bars(counts, edges, Axis("confidence", 0, 1), "frames")
-    words = "Posterior weight within 10° of each frame's pose, given this volume." if svg else "No poses yet."
-    return Figure("Confidence of the poses", svg, words)
+    words = "Posterior weight within 10° of each frame's pose, given this volume."
+    figures = [Figure("Confidence of the poses", svg, words)]
+    radius = now.poses.radius68[np.isfinite(now.poses.radius68)]
+    if len(radius):
+        most = float(np.percentile(radius, 99)) * 1.05 or 1.0
+        counts, edges = np.histogram(radius.clip(0, most), 24, (0, most))
+        svg = bars(counts, edges, Axis("68 % radius (degrees)", 0, most), "frames")
+        several = float((now.poses.modes > 1).mean()) if len(now.poses.modes) else 0.0
+        words = (
+            f"The true pose lies within this angle with 68 %; median {np.median(radius):.2g}°. "
+            f"{several:.0%} of the frames have more than one possible pose."
+        )
+        figures.insert(0, Figure("Uncertainty of the poses", svg, words))
+    return figures
 
 
 # ---- tables

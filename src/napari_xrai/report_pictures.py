@@ -11,7 +11,9 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.spatial import cKDTree
 
+from .core.coverage import Coverage
 from .core.frames import Poses, Snapshot, Volume
 from .core.rotations import quaternion_to_matrix
 
@@ -46,15 +48,20 @@ def intensity_sections(snapshot: Snapshot, ring: float | None = None) -> list[Pi
     seen = (weight > 0) & np.isfinite(volume.data)
     bright = volume.data[seen & (volume.data > 0)]
     top = float(np.percentile(bright, 99.5)) if bright.size else 1.0
-    n, unit = volume.data.shape[0], "Å⁻¹" if volume.units == "1/angstrom" else "voxels"
+    middle, unit = volume.data.shape[0] // 2, "Å⁻¹" if volume.units == "1/angstrom" else "voxels"
+    reach = int(np.abs(np.argwhere(seen) - middle).max(initial=0)) or middle
+    inside = slice(max(0, middle - reach), middle + reach + 1)
+    width = (2 * reach + 1) * volume.voxel_size
     pictures = []
     for axis, name in enumerate(AXES):
-        plane = np.take(np.where(seen, volume.data, 0), n // 2, axis)
+        plane, there = (
+            np.take(v, middle, axis)[inside, inside] for v in (np.where(seen, volume.data, 0), seen.astype(float))
+        )
         shade = (np.clip(plane / top, 0, 1)) ** GAMMA
-        rgba = np.concatenate([_embers(shade), 255.0 * np.take(seen, n // 2, axis)[..., None]], -1)
-        overlay = _bar(n * volume.voxel_size, unit)
+        rgba = np.concatenate([_embers(shade), 255.0 * there[..., None]], -1)
+        overlay = _bar(width, unit)
         if ring:
-            radius = ring / (n * volume.voxel_size) * SIDE
+            radius = ring / width * SIDE
             overlay += f'<circle class="ring" cx="{SIDE / 2}" cy="{SIDE / 2}" r="{radius:.1f}"/>'
         vertical, horizontal = (a for a in AXES if a != name)
         pictures.append(Picture(_picture(rgba, overlay), f"q{name} = 0 ({horizontal} right, {vertical} up)"))
@@ -82,8 +89,11 @@ def density_views(density: Volume) -> list[Picture]:
     return pictures
 
 
-def pose_map(poses: Poses) -> Picture | None:
-    """Where the beam went through the particle: both halves of the sphere, area-true; None without poses."""
+def pose_map(poses: Poses, coverage: Coverage | None = None) -> Picture | None:
+    """Where the beam went through the particle: both halves of the sphere, area-true; None without poses.
+
+    With `coverage`, directions with fewer views than an even spread has are tinted orange, those with more blue.
+    """
     total = len(poses.frame)
     if not total:
         return None
@@ -94,6 +104,9 @@ def pose_map(poses: Poses) -> Picture | None:
     for side, sign in enumerate((1, -1)):
         centre = 125 + 250 * side
         parts.append(f'<circle class="globe" cx="{centre}" cy="125" r="120"/>')
+        if coverage is not None:
+            tint = _png(_tint(coverage, sign))
+            parts.append(f'<image x="{centre - 120}" y="5" width="240" height="240" href="{tint}"/>')
         for ring in (30, 60):
             radius = 120 * math.sqrt(1 - math.cos(math.radians(ring)))
             parts.append(f'<circle class="grid" cx="{centre}" cy="125" r="{radius:.1f}"/>')
@@ -112,6 +125,20 @@ def pose_map(poses: Poses) -> Picture | None:
 def beam_directions(poses: Poses) -> NDArray[np.float64]:
     """(N, 3) the beam's axis in the particle's frame, (x, y, z): ``R ẑ``."""
     return np.asarray(quaternion_to_matrix(poses.quaternion), np.float64)[..., 2]
+
+
+def _tint(coverage: Coverage, sign: int) -> NDArray[np.float64]:
+    """(n, n, 4) half of the sphere, rows upwards: how much fewer (orange) or more (blue) views than on average."""
+    axis = np.linspace(-1, 1, 121)
+    x, y = np.meshgrid(sign * axis, axis)
+    f2 = x**2 + y**2  # Lambert's projection backwards: z = 1 − f², in units where the rim is at f = 1
+    stretch = np.sqrt(np.clip(2 - f2, 0, None))
+    direction = np.stack([x * stretch, y * stretch, sign * (1 - f2)], -1)
+    _, nearest = cKDTree(coverage.direction).query(direction)
+    excess = coverage.density[nearest] - 1
+    color = np.where(excess[..., None] < 0, (224, 120, 20), (40, 110, 230))
+    strength = 200 * np.clip(np.abs(excess), 0, 1) * (f2 <= 1)
+    return np.concatenate([color, strength[..., None]], -1)
 
 
 def scale_bar(width: float) -> float:
@@ -134,16 +161,21 @@ def _embers(shade: NDArray[np.floating]) -> NDArray[np.float64]:
 
 def _picture(pixels: NDArray[np.floating], overlay: str, name: str = "") -> Markup:
     """Pixels (rows upwards) as an SVG element of `SIDE` units, with what is drawn over them."""
-    image = Image.fromarray(np.ascontiguousarray(pixels[::-1]).astype(np.uint8))
-    if image.width < SIDE:
-        image = image.resize((2 * SIDE, 2 * SIDE), Image.Resampling.BICUBIC if name else Image.Resampling.NEAREST)
-    file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
-    data = base64.b64encode(file.getvalue()).decode()
+    data = _png(pixels, Image.Resampling.BICUBIC if name else Image.Resampling.NEAREST)
     return Markup(
         f'<svg class="picture" viewBox="0 0 {SIDE} {SIDE + 20}" role="img">'
-        f'<image class="{name}" width="{SIDE}" height="{SIDE}" href="data:image/png;base64,{data}"/>{overlay}</svg>'
+        f'<image class="{name}" width="{SIDE}" height="{SIDE}" href="{data}"/>{overlay}</svg>'
     )
+
+
+def _png(pixels: NDArray[np.floating], resampling: Image.Resampling = Image.Resampling.BICUBIC) -> str:
+    """Pixels (rows upwards) as the address of a PNG that holds them, enlarged where they are few."""
+    image = Image.fromarray(np.ascontiguousarray(pixels[::-1]).astype(np.uint8))
+    if image.width < SIDE:
+        image = image.resize((2 * SIDE, 2 * SIDE), resampling)
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _bar(width: float, unit: str) -> str:
