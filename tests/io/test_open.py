@@ -3,10 +3,13 @@
 import json
 
 import h5py
+import imageio.v3 as imageio
 import numpy as np
 import pytest
+import tifffile
 
 from napari_xrai.core.frames import BAD, MERGE_ONLY, Volume
+from napari_xrai.io.mask import read_mask
 from napari_xrai.io.mrc import write_mrc
 from napari_xrai.io.open import classify, describe, open_source
 from napari_xrai.io.source import InputError
@@ -68,11 +71,23 @@ def test_one_gesture_may_mix_frames_detector_and_mask(tiny, tmp_path):
 
 
 def test_a_folder_of_frames_is_read_in_order_of_names(tiny, tmp_path):
-    for name in ("b.emc", "a.emc"):
-        (tmp_path / name).write_bytes((tiny / "photons.emc").read_bytes())
+    (tmp_path / "r10.emc").write_bytes((tiny / "photons.emc").read_bytes())
+    (tmp_path / "r9.emc").write_bytes((tiny / "photons_legacy_make_data.emc").read_bytes())
     (tmp_path / "readme.txt").write_text("hello world\nthis is no frame")
-    source = open_source([tmp_path])
-    assert [p.name for p in source.paths] == ["a.emc", "b.emc"] and source.n_frames == 100
+    for given in (tmp_path, tmp_path / "r*.emc"):
+        source = open_source([given])
+        assert [p.name for p in source.paths] == ["r9.emc", "r10.emc"] and source.n_frames == 100
+    with pytest.raises(InputError, match=r"nothing fits .*x\*\.emc"):
+        open_source([tmp_path / "x*.emc"])
+
+
+def test_a_folder_finds_its_detector_and_counts_no_frame_twice(tiny):
+    before = {path: path.stat().st_mtime_ns for path in tiny.iterdir()}
+    source = open_source([tiny])
+    assert source.n_frames == 100 and source.detector is not None and source.missing == ("wavelength",)
+    left_out = [note for note in source.notes if "left out" in note]
+    assert len(left_out) == 2 and all("photons.emc once more" in note for note in left_out)
+    assert {path: path.stat().st_mtime_ns for path in tiny.iterdir()} == before  # nothing was written there
 
 
 def test_mask_files_agree_whatever_their_format(tiny, tmp_path):
@@ -81,11 +96,35 @@ def test_mask_files_agree_whatever_their_format(tiny, tmp_path):
     mask.tofile(tmp_path / "m.byt")
     with h5py.File(tmp_path / "m.h5", "w") as file:
         file["anything"] = mask
-    masks = [
-        open_source([tiny / "photons.emc", tiny / "det_sim.h5"], mask=tmp_path / f"m.{e}").detector.mask
-        for e in ("npy", "byt", "h5")
-    ]
-    assert np.array_equal(masks[0], masks[1]) and np.array_equal(masks[0], masks[2])
+    with h5py.File(tmp_path / "more.h5", "w") as file:
+        file["entry/a"], file["entry/b"] = mask, mask
+    imageio.imwrite(tmp_path / "m.png", mask)
+    imageio.imwrite(tmp_path / "colour.png", np.repeat(np.where(mask == BAD, 255, mask)[..., None], 3, axis=2))
+    tifffile.imwrite(tmp_path / "m.tif", np.where(mask == BAD, 255, mask).astype(np.uint8))
+    columns = np.loadtxt(tiny / "det_sim.dat", skiprows=1)
+    columns[:, 4] = mask.ravel()
+    np.savetxt(tmp_path / "m.dat", columns, header="4096 250 250", comments="")
+    for name in ("m.npy", "m.byt", "m.h5", "more.h5:/entry/b", "m.png", "colour.png", "m.tif", "m.dat"):
+        assert np.array_equal(read_mask(tmp_path / name, (64, 64)), mask.ravel()), name
+
+
+def test_a_mask_may_be_that_of_frames_or_of_a_geometry(tmp_path):
+    with h5py.File(tmp_path / "a.cxi", "w") as file:
+        file["entry_1/data_1/data"] = np.ones((2, 2, 3), np.uint8)
+        file["entry_1/instrument_1/detector_1/mask"] = np.array([[0, 0x80, 0], [0x2, 0, 0x1000]], np.uint32)
+    assert read_mask(tmp_path / "a.cxi", (2, 3)).tolist() == [0, 2, 0, 2, 0, 0]
+    text = "res = 5000\na/min_ss = 0\na/max_ss = 1\na/min_fs = 0\na/max_fs = 1\na/corner_x = 0\na/corner_y = 0\n"
+    (tmp_path / "a.geom").write_text(text)
+    assert read_mask(tmp_path / "a.geom", (2, 3)).tolist() == [0, 0, 2, 0, 0, 2]
+
+
+def test_a_mask_that_lies_on_its_side_is_refused(tmp_path):
+    np.save(tmp_path / "m.npy", np.zeros((257, 260), np.uint8))
+    with pytest.raises(InputError, match=r"mask of 257 × 260 pixels but the frames have 260 × 257: turn it"):
+        read_mask(tmp_path / "m.npy", (260, 257))
+    (tmp_path / "m.png").write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
+    with pytest.raises(InputError, match="cannot be read as an image"):
+        read_mask(tmp_path / "m.png")
 
 
 def frames_with(tiny, *others, **options):
@@ -107,6 +146,9 @@ def test_each_bad_input_is_one_sentence_with_file_and_remedy(tiny, tmp_path):
     small = tmp_path / "small.dat"
     small.write_text("2 250 250\n0 1 -0.002 1 0\n1 0 -0.002 1 0\n")
     photons, detector = tiny / "photons.emc", tiny / "det_sim.h5"
+    turned = tmp_path / "turned.dat"
+    columns = np.loadtxt(tiny / "det_sim.dat", skiprows=1)[:, [1, 0, 2, 3, 4]]
+    np.savetxt(turned, columns, header="4096 250 250", comments="")
     cases = [
         (lambda: open_source([tmp_path / "none.cxi"]), "none.cxi does not exist"),
         (lambda: open_source([empty]), "empty.cxi is empty"),
@@ -121,7 +163,7 @@ def test_each_bad_input_is_one_sentence_with_file_and_remedy(tiny, tmp_path):
         (lambda: open_source([photons, detector], mask=wrong_size), "has 100 pixels but the frames"),
         (lambda: open_source([photons, detector], mask=odd), "values other than 0, 1, 2"),
         (lambda: open_source([photons, detector], mask=true_false), "write the mask as integers"),
-        (lambda: open_source([photons, detector, tiny / "det_sim.dat"]), "are both detector files"),
+        (lambda: open_source([photons, detector, turned]), "are both detector files"),
         (lambda: open_source([photons, detector], energy_eV=-5.0), "energy_eV is -5.0: give a positive number"),
     ]
     for act, words in cases:
@@ -136,9 +178,7 @@ def test_files_of_different_detectors_do_not_join(tiny, tmp_path):
     header = np.zeros(256, "<i4")
     header[:3] = [1, 4, 1]
     (tmp_path / "other.emc").write_bytes(header.tobytes() + np.ones(4, "<i4").tobytes())
-    with pytest.raises(
-        InputError, match="are not of one experiment: frames of shape 4 and 4096; open"
-    ):
+    with pytest.raises(InputError, match="are not of one experiment: frames of shape 4 and 4096; open"):
         open_source([tiny / "photons.emc", tmp_path / "other.emc"])
 
 

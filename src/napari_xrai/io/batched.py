@@ -176,12 +176,15 @@ class JoinedSource(BatchedSource):
         wanted = np.asarray(frames, np.int64)
         part_of = np.searchsorted(self._offset, wanted, side="right") - 1
         found: dict[str, NDArray[Any]] = {}
+        files_before = 0
         for n, part in enumerate(self._parts):
             rows = np.flatnonzero(part_of == n)
-            for name, values in part.identity(wanted[rows] - self._offset[n]).items():
+            named = part.identity(wanted[rows] - self._offset[n])
+            named["file"] = named["file"] + np.int32(files_before)
+            files_before += len(part.paths)
+            for name, values in named.items():
                 if name in self.ids or name in ("file", "index"):
                     found.setdefault(name, np.zeros(len(wanted), values.dtype))[rows] = values
-        found["file"] = part_of.astype(np.int32)
         return {"frame": wanted, **found}
 
     def _block(self) -> int:
@@ -270,18 +273,26 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         If the file, or a part of it, cannot be read.
     """
     try:
-        # no lock: reading must work beside a writer and on shared file systems
-        with h5py.File(path, "r", locking=False) as file:
+        with _opened(path) as file:
             yield file
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         if "truncated" in reason or "eof" in reason:
             raise InputError(f"{path} is truncated: copy it again in full") from error
         if "filter" in reason or "plugin" in reason:
-            raise InputError(
-                f"{path} is compressed in a way this HDF5 does not know: repack it with h5repack -f GZIP=1"
-            ) from error
+            remedy = 'pip install "napari-xrai[compression]"'
+            raise InputError(f"{path} is compressed in a way this HDF5 does not know: {remedy}") from error
         raise InputError(f"{path} cannot be read as HDF5 ({reason}): copy it again in full") from error
+
+
+def _opened(path: Path) -> h5py.File:
+    """Without a lock: reading must work beside a writer and on shared file systems."""
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        if "locking flag" not in str(error):
+            raise
+        return h5py.File(path, "r")  # open in this process already, by somebody who locks
 
 
 def find_ids(file: h5py.File, n_frames: int) -> dict[str, str]:

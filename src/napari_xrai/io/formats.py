@@ -15,7 +15,7 @@ from ..core.frames import BAD, Detector
 from . import cxi, dragonfly, dragonfly_config, geom_text, nexus, plain, skopi
 from .batched import BatchedSource
 from .glance import Glance
-from .mask import LARGEST_BYTES, NUMPY_MAGIC
+from .mask import LARGEST_BYTES, NUMPY_MAGIC, is_image
 from .source import Beam, InputError
 
 MOST_MODULES = 32
@@ -156,6 +156,7 @@ FORMATS: tuple[FrameFormat | DetectorFormat | OtherFormat, ...] = (
     FrameFormat(nexus.is_nexus, nexus.NexusSource),
     FrameFormat(plain.is_numpy_frames, plain.NumpyFrames),
     FrameFormat(plain.is_plain_hdf5, plain.open_hdf5_dataset),
+    OtherFormat(lambda look: is_image(look.head), "mask"),
     OtherFormat(_is_raw_mask, "mask"),
 )
 """In this order: the first whose `sniff` says yes has the file."""

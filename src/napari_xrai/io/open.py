@@ -15,6 +15,7 @@ from ..core.frames import GOOD
 from .batched import BatchedSource
 from .binning import BinnedSource, working_binning
 from .experiment import join
+from .folder import expand, in_order, without_repeats
 from .formats import FORMATS, DetectorFormat, FrameFormat, Kind, OtherFormat
 from .glance import glance
 from .mask import read_mask
@@ -107,13 +108,17 @@ def _classify_folder(path: Path) -> Kind:
             return "run"
     except (OSError, ValueError, TypeError):
         pass
-    return "frames" if _frame_files(path) else "unknown"
+    return "frames" if _files_by_kind(path)["frames"] else "unknown"
 
 
-def _frame_files(folder: Path) -> list[Path]:
-    return [
-        p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".") and classify(p) == "frames"
-    ]
+def _files_by_kind(folder: Path) -> dict[str, list[Path]]:
+    """Frames, detectors and masks in a folder, in order; what is anything else is not looked at."""
+    found: dict[str, list[Path]] = {"frames": [], "detector": [], "mask": []}
+    for path in in_order(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
+        kind = classify(path)
+        if kind in found:
+            found[kind].append(path)
+    return found
 
 
 def open_source(
@@ -153,15 +158,17 @@ def open_source(
     InputError
         One sentence: which file, which dataset, and the remedy.
     """
-    frames, detectors, masks = _sort_paths([Path(p) for p in paths])
+    frames, detectors, masks = _sort_paths(expand([Path(p) for p in paths]))
     detectors = [Path(detector)] if detector is not None else detectors
     masks = [Path(mask)] if mask is not None else masks
     for found, kind in ((detectors, "detector"), (masks, "mask")):
-        if len(found) > 1:
+        if len(found) > 1 and not (kind == "detector" and _are_alike(found, frames[0])):
             raise InputError(f"{found[0]} and {found[1]} are both {kind} files: give one")
     beam = Beam(energy_eV, distance_m, pixel_size_m, polarization)
     check_beam(beam)
-    source = join([_open_frames(p, beam) for p in frames])
+    parts, notes = without_repeats([_open_frames(p, beam) for p in frames])
+    source = join(parts)
+    source.notes = (*source.notes, *notes)
     if detectors:
         _use_detector_file(source, detectors[0], beam)
     elif source.detector is None and len(source.shape) == 2 and distance_m and pixel_size_m:
@@ -185,6 +192,20 @@ def _binned(source: BatchedSource, binning: int | Literal["auto"]) -> BatchedSou
     return BinnedSource(source, factor) if factor > 1 else source
 
 
+def _are_alike(detectors: list[Path], frames: Path) -> bool:
+    """Whether files of one folder describe one detector, as writers leave it in HDF5 and in text."""
+    if len({path.parent for path in detectors}) > 1:
+        return False
+    shape = _open_frames(frames, Beam()).shape
+    found = [row.read(path, frames, shape, Beam()).detector for path in detectors
+             if isinstance(row := find_format(path), DetectorFormat)]  # fmt: skip
+    first = found[0]
+    return all(
+        other.q.shape == first.q.shape and np.allclose(other.q, first.q, atol=1e-6 * np.abs(first.q).max())
+        and np.array_equal(other.mask, first.mask) for other in found
+    )  # fmt: skip
+
+
 def _sort_paths(paths: Sequence[Path]) -> tuple[list[Path], list[Path], list[Path]]:
     sorted_: dict[str, list[Path]] = {"frames": [], "detector": [], "mask": []}
     for path in paths:
@@ -194,7 +215,8 @@ def _sort_paths(paths: Sequence[Path]) -> tuple[list[Path], list[Path], list[Pat
             raise InputError(f"{path} is empty: copy it again")
         kind = classify(path)
         if path.is_dir() and kind == "frames":
-            sorted_["frames"] += _frame_files(path)
+            for found, files in _files_by_kind(path).items():
+                sorted_[found] += files
         elif path.is_dir() and kind == "unknown":
             raise InputError(f"{path} holds no frames: give a folder of files of frames")
         elif kind == "run":
@@ -237,7 +259,7 @@ def _use_detector_file(source: BatchedSource, path: Path, beam: Beam) -> None:
 
 
 def _use_mask(source: BatchedSource, path: Path) -> None:
-    mask = read_mask(path)
+    mask = read_mask(path, source.shape)
     if mask.size != source.n_pixels:
         raise InputError(
             f"{path} has {mask.size:,} pixels but the frames in {source.paths[0]} have {source.n_pixels:,}: "
