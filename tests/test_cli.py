@@ -22,7 +22,7 @@ from napari_xrai.io.cxi_writer import CxiWriter
 from napari_xrai.run import read_run
 from toy import ToyReconstruction
 
-COMMANDS = ["info", "convert", "simulate", "reconstruct", "compare", "demo"]
+COMMANDS = ["info", "convert", "simulate", "reconstruct", "phase", "compare", "report", "demo"]
 
 
 @pytest.fixture
