@@ -399,8 +399,8 @@ def make_reconstruction(detector: Detector, settings: EngineSettings, n_frames: 
 
     if settings.device.startswith("cuda"):
         raise InputError(
-            f"the engine runs on the CPU, not on {settings.device}: leave out --device (in the panel, Settings, device), "
-            "or give cpu"
+            f"the engine runs on the CPU, not on {settings.device}: leave out --device, or give cpu (in the panel: "
+            "Settings, device)"
         )
     chosen = ReconstructionSettings(
         passes=settings.passes,

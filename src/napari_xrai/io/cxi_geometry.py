@@ -70,10 +70,11 @@ class CxiExperiment:
     def positions_m(self) -> NDArray[np.float64] | None:
         """(P, 3) where every pixel is, for modules that are not flat; None where the file does not say, in metres.
 
-        The unit must be named: older programs wrote this map in others.
+        Only in double precision, as we write it, and with its unit: the map of this name that SPI groups write is a
+        legacy in single precision, its z one value for all, and their panels say more.
         """
         node = self._file.get(f"{DETECTOR}/xyz_map")
-        if not isinstance(node, h5py.Dataset) or node.shape != (3, *self._shape) or node.dtype.kind != "f":
+        if not isinstance(node, h5py.Dataset) or node.shape != (3, *self._shape) or node.dtype != "f8":
             return None
         if self._given_distance or node.attrs.get("units") != "m":
             return None
