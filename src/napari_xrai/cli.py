@@ -23,6 +23,7 @@ from .io.source import InputError
 
 if TYPE_CHECKING:
     from .core.frames import Snapshot
+    from .io.source import FrameSource
     from .session import Session
     from .settings import Settings
 
@@ -87,15 +88,52 @@ def _root(
 
 @app.command(epilog="Example:  napari-xrai info photons.emc --detector det_sim.h5")
 def info(
-    file: Annotated[list[Path], typer.Argument(help="Frames, in any format the readers know.")],
+    file: Annotated[list[Path], typer.Argument(help="Frames, in any format the readers know, or a folder of them.")],
     detector: DetectorOption = None,
+    mask: MaskOption = None,
+    energy: EnergyOption = None,
+    distance: DistanceOption = None,
+    pixel_size: PixelSizeOption = None,
+    polarization: PolarizationOption = None,
+    select: SelectOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """Say what is in a file, and what is missing."""
     from .io.open import describe, open_source
+    from .remembered import remember
+    from .settings import InputSettings
 
-    description = describe(open_source(file, detector=detector))
+    given = _settings(None, {"input": {
+        "sources": file, "detector": detector, "mask": mask, "energy_eV": energy, "distance_m": distance,
+        "pixel_size_m": pixel_size, "polarization": polarization, "select": select,
+    }}).input  # fmt: skip
+    source = open_source(
+        given.sources, detector=given.detector, mask=given.mask, energy_eV=given.energy_eV,
+        distance_m=given.distance_m, pixel_size_m=given.pixel_size_m, polarization=given.polarization,
+        select=given.select,
+    )  # fmt: skip
+    description = describe(source)
     print(json.dumps(description.as_json()) if as_json else description.sentence)
+    if not as_json:
+        _say_what_helps(source)
+    files = {"detector": detector and detector.resolve(), "mask": mask and mask.resolve()}
+    remember(source, InputSettings.model_validate({**given.model_dump(), **files}))
+
+
+def _say_what_helps(source: FrameSource) -> None:
+    """How to supply what is missing, and what was supplied the last time."""
+    from .remembered import as_options, recall
+
+    missing = getattr(source, "missing", ())
+    options = {
+        "geometry": "a detector file or --distance and --pixel-size", "wavelength": "--energy",
+        "polarisation": "--polarization",
+    }  # fmt: skip
+    if missing:
+        print(f"give {', '.join(options[name] for name in missing if name in options)}, if you know")
+    last_time = recall(source)
+    if last_time:
+        print(f"remembered from the last time, not used now: {as_options(last_time)}")
 
 
 @app.command(epilog="Example:  napari-xrai simulate cube cube.cxi --frames 4000 --photons 500")
@@ -288,6 +326,7 @@ def _reconstruct(settings: Settings, out: Path, *, resume: bool, overwrite: bool
 
     session = open_session(settings, out, resume=resume, overwrite=overwrite)
     print(describe(session.source).sentence, flush=True)
+    _say_what_helps(session.source)
     with _stopped_by_signals(session) as signals:
         _show_progress(session)
     snapshot = session.last_snapshot

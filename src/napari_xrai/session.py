@@ -21,6 +21,7 @@ import numpy as np
 
 from .core.frames import GOOD, Detector, Frames, Phasing, Progress, Snapshot, Volume
 from .io.source import FrameSource, InputError
+from .remembered import remember
 from .run import RunFolder, read_metrics, read_run
 from .settings import EngineSettings, Settings
 
@@ -384,6 +385,7 @@ def open_session(settings: Settings, out: Path, *, resume: bool = False, overwri
         distance_m=given.distance_m, pixel_size_m=given.pixel_size_m, polarization=given.polarization,
         select=given.select, binning=given.binning or "auto",
     )  # fmt: skip
+    remember(source, given)
     return Session(source, settings, out, resume=resume, overwrite=overwrite)
 
 

@@ -13,9 +13,11 @@ from napari.utils.theme import get_theme
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QComboBox, QLabel, QLineEdit, QProgressBar, QPushButton, QWidget
 
+from napari_xrai.io.open import open_source
 from napari_xrai.layers import KEY
+from napari_xrai.remembered import remember
 from napari_xrai.run import RunFolder, read_run
-from napari_xrai.settings import Settings
+from napari_xrai.settings import InputSettings, Settings
 
 LEFT = Qt.MouseButton.LeftButton
 
@@ -312,3 +314,16 @@ def test_everything_fits_a_small_laptop(viewer, panel, qtbot):
         assert right <= panel.width(), name
     assert panel.findChild(QComboBox, "xrai-set-fluence") is not None
     assert panel.findChild(QComboBox, "xrai-set-fluence").visibleRegion().isEmpty()
+
+
+def test_what_was_given_once_is_offered_again_and_can_be_changed(qtbot, panel, tiny):
+    remember(open_source(tiny), InputSettings(energy_eV=2817.8))
+    load(qtbot, panel, *tiny)
+    energy = part(panel, QLineEdit, "energy_eV")
+    assert energy.isVisible() and energy.text() == "2817.8"
+    assert any("Remembered" in label.text() for label in panel.findChildren(QLabel) if label.isVisible())
+    energy.clear()
+    qtbot.keyClicks(energy, "3000")
+    qtbot.keyClick(energy, Qt.Key.Key_Return)
+    qtbot.waitUntil(lambda: "wavelength" not in part(panel, QLabel, "found").text(), timeout=10_000)
+    assert energy.text() == "3000"

@@ -56,7 +56,7 @@ class BinnedSource(BatchedSource):
     def __init__(self, source: BatchedSource, factor: int) -> None:
         if source.detector is None:
             raise ValueError("frames can be binned only where their geometry is known")
-        self._source = source
+        self._source, self.detector_shape = source, source.shape
         self._cell, detector = bin_detector(source.detector, factor)
         super().__init__(
             source.format, source.paths, source.n_frames, detector.shape, detector,

@@ -22,6 +22,8 @@ HINTS = {
     "geometry": "Drop their detector file too, or give these numbers.",
 }
 
+REMEMBERED = "Remembered from the last time: change what is different now."
+
 
 class FoundView(QWidget):
     """The sentence, and below it the fields for what is missing. `edited` tells that one was filled in."""
@@ -75,8 +77,25 @@ class FoundView(QWidget):
                 field.clear()
         if "polarization" not in asked:
             self._polarization.setCurrentIndex(0)
+        self._offer(found, asked)
         self._hint.setVisible(bool(self._hint.text()))
         self.setVisible(bool(self._sentence.text()))
+
+    def _offer(self, found: Found, asked: set[str]) -> None:
+        """Fill empty fields with what was given for such frames the last time, and say so."""
+        offered = False
+        for name, value in found.remembered.items():
+            field = self._fields.get(name)
+            if name not in asked:
+                continue
+            if field is not None and not field.text():
+                field.setText(f"{value:.10g}")
+                offered = True
+            elif name == "polarization" and self._polarization.currentIndex() == 0:
+                self._polarization.setCurrentText(str(value))
+                offered = True
+        if offered:
+            self._hint.setText(f"{self._hint.text()} {REMEMBERED}".strip())
 
     def filled(self, inputs: Inputs) -> Inputs:
         """`inputs` with what stands in the fields."""

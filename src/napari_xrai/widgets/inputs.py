@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -47,6 +47,8 @@ class Found:
     inputs: Inputs
     description: Description | None = None
     patterns: LayerData | None = None
+    remembered: Mapping[str, Any] = field(default_factory=dict)
+    """What was supplied for frames like these the last time and is missing now."""
 
     @property
     def names(self) -> str:
@@ -68,6 +70,7 @@ def look_into(before: Inputs, paths: Sequence[Path], *, patterns: bool = True) -
         If a file is of no known kind, or the files cannot be used together.
     """
     from ..io.open import describe, open_source
+    from ..remembered import recall
 
     _warm_up()
     inputs = _sorted_in(before, paths)
@@ -78,7 +81,7 @@ def look_into(before: Inputs, paths: Sequence[Path], *, patterns: bool = True) -
         given.sources, detector=given.detector, mask=given.mask, energy_eV=given.energy_eV,
         distance_m=given.distance_m, pixel_size_m=given.pixel_size_m, polarization=given.polarization,
     )  # fmt: skip
-    return Found(inputs, describe(source), patterns_layer(source) if patterns else None)
+    return Found(inputs, describe(source), patterns_layer(source) if patterns else None, recall(source))
 
 
 def _warm_up() -> None:
