@@ -389,8 +389,9 @@ def _pace(session: Session) -> str:
 def _closing_words(snapshot: Snapshot, out: Path) -> str:
     counters = snapshot.counters
     resolution = f"{snapshot.resolution_A:.1f} Å, " if snapshot.resolution_A else ""
+    phasing = f"density {snapshot.phasing.verdict}: {snapshot.phasing.reason}\n" if snapshot.phasing else ""
     return (
-        f"{snapshot.verdict}: {resolution}{snapshot.reason}\n"
+        f"{snapshot.verdict}: {resolution}{snapshot.reason}\n{phasing}"
         f"{counters.used:,} of {counters.received:,} frames used; everything is in {out}/"
     )
 
