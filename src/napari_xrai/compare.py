@@ -97,8 +97,12 @@ def compare_with_truth(run: SavedRun, truth: Truth, name: str) -> Comparison:
             f"{run.path} has poses up to frame {snapshot.poses.frame.max()}, {name} only {len(truth.rotation)} frames: "
             "give the truth file of these frames"
         )
-    estimated = quaternion_to_matrix(snapshot.poses.quaternion)
-    rotation, errors = align_poses(estimated, truth.rotation[snapshot.poses.frame], truth.point_group)
+    true = truth.rotation[snapshot.poses.frame]
+    known = np.isfinite(true).all(axis=(1, 2))  # another program's reconstruction may have left frames out
+    if not known.any():
+        raise InputError(f"{name} has no pose of any frame of {run.path}: give the file of these frames")
+    estimated = quaternion_to_matrix(snapshot.poses.quaternion[known])
+    rotation, errors = align_poses(estimated, true[known], truth.point_group)
     curve = sphere_correlation(
         _in_units_of(truth.intensity, snapshot.intensity), truth.intensity, SHELLS, rotation=rotation.T, points=6000
     )
@@ -132,7 +136,9 @@ def _in_units_of(truth: Volume, volume: Volume) -> Volume:
         return volume
     if volume.units == "detector_voxel":
         return replace(volume, voxel_size=volume.voxel_size * truth.voxel_size, units=truth.units)
-    raise InputError(f"the run's intensity is in {volume.units}, the truth's in {truth.units}: they cannot be compared")
+    raise InputError(
+        f"the run's intensity is in {volume.units}, the other's in {truth.units}: compare a run without photon energy"
+    )
 
 
 def _density_fsc(density: Volume, truth: Truth) -> ShellCurve | None:

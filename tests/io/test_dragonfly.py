@@ -10,8 +10,9 @@ from hypothesis.extra.numpy import arrays
 from napari_xrai.core.frames import BAD, Frames
 from napari_xrai.core.simulate import PRESETS
 from napari_xrai.io.dragonfly import BinaryPhotons, Hdf5Photons, read_detector
-from napari_xrai.io.open import open_source
+from napari_xrai.io.open import classify, describe, open_source
 from napari_xrai.io.source import InputError
+from napari_xrai.io.truth import read_truth
 
 ROUND_TRIPS = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -246,3 +247,127 @@ def test_cut_text_detector_says_how_many_pixels_are_missing(tiny, tmp_path):
     path.write_text("\n".join((tiny / "det_sim.dat").read_text().splitlines()[:100]))
     with pytest.raises(InputError, match="promises 4,096 pixels but has 99"):
         read_detector(path)
+
+
+# ---- config.ini, and what Dragonfly makes of it
+
+CONFIG = """# as Dragonfly's own example
+[parameters]
+detd = 300
+lambda = 4.4
+detsize = 64
+pixsize = 1.2
+stoprad = 4
+polarization = x
+
+[make_detector]
+out_detector_file = {detector}
+
+[make_data]
+num_data = 50
+out_photons_file = photons.emc
+in_detector_file = make_detector:::out_detector_file
+
+[emc]
+in_photons_file = make_data:::out_photons_file
+in_detector_file = make_detector:::out_detector_file
+num_div = 6
+"""
+
+
+def write_config(tiny, tmp_path, text=CONFIG, detector="det_sim.h5"):
+    for name in ("photons.emc", "det_sim.h5", "photons_legacy_make_data.emc"):
+        (tmp_path / name).write_bytes((tiny / name).read_bytes())
+    (tmp_path / "config.ini").write_text(text.format(detector=detector))
+    return tmp_path / "config.ini"
+
+
+def test_a_config_gives_photons_detector_and_wavelength_in_one_drop(tiny, tmp_path):
+    source = open_source([write_config(tiny, tmp_path)])
+    assert np.array_equal(all_frames(source), all_frames(open_source([tiny / "photons.emc"])))
+    assert source.detector.wavelength_A == pytest.approx(4.4, rel=1e-9)
+    known, _ = read_detector(tiny / "det_sim.h5")
+    np.testing.assert_allclose(source.detector.q, known.q / 1100, atol=1e-12)
+    assert describe(source).missing == []
+
+
+def test_a_config_without_its_detector_file_makes_the_same_detector(tiny, tmp_path):
+    source = open_source([write_config(tiny, tmp_path, detector="gone.h5")])
+    known, _ = read_detector(tiny / "det_sim.h5")
+    np.testing.assert_allclose(source.detector.q, known.q / 1100, atol=1e-9 * np.abs(known.q).max() / 1100)
+    np.testing.assert_allclose(source.detector.response, known.response, rtol=1e-9)
+    assert np.array_equal(source.detector.mask, known.mask)
+    assert any("made from the numbers in config.ini" in note for note in describe(source).notes)
+
+
+def test_a_config_may_name_a_list_of_photons(tiny, tmp_path):
+    text = CONFIG.replace("in_photons_file = make_data:::out_photons_file", "in_photons_list = runs.txt")
+    (tmp_path / "runs.txt").write_text("photons.emc\nphotons_legacy_make_data.emc\n")
+    source = open_source([write_config(tiny, tmp_path, text)])
+    assert source.n_frames == 100 and source.identity(np.array([99]))["index"].tolist() == [49]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("out_photons_file = photons.emc", "out_photons_file = gone.emc", r"gone\.emc"),
+        ("make_data:::out_photons_file", "emc:::in_photons_file", "refers to itself"),
+        ("lambda = 4.4", "lambda = -1", "lambda is -1"),
+        ("detd = 300", "detd = 300 mm", "detd in .parameters. is no number"),
+        ("detsize = 64", "detsize = 65", "4,225 pixels but its photons 4,096"),
+    ],
+)
+def test_configs_that_cannot_be_are_one_sentence(tiny, tmp_path, old, new, words):
+    path = write_config(tiny, tmp_path, CONFIG.replace(old, new), detector="gone.h5")
+    with pytest.raises(InputError, match=words) as caught:
+        open_source([path])
+    assert "config.ini" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("count", [49, 51, 25])
+def test_a_header_that_miscounts_its_frames_is_refused(tiny, tmp_path, count):
+    content = bytearray((tiny / "photons.emc").read_bytes())
+    content[:4] = np.array([count], "<i4").tobytes()
+    (tmp_path / "odd.emc").write_bytes(content)
+    with pytest.raises(InputError, match=r"odd\.emc (is truncated|has 60,680 bytes, but the frames that its header)"):
+        open_source([tmp_path / "odd.emc"])
+    write_dense(tmp_path / "dense.emc", np.ones((5, 7), int), 1)
+    content = (tmp_path / "dense.emc").read_bytes() + b"\0\0\0\0"
+    (tmp_path / "dense.emc").write_bytes(content)
+    with pytest.raises(InputError, match="header counts fill 1,164"):
+        open_source([tmp_path / "dense.emc"])
+
+
+def test_either_detector_file_goes_with_every_photons_file(tiny):
+    names = ("photons_make_data.h5", "photons.h5", "photons.emc", "photons_legacy_make_data.emc")
+    q = [open_source([tiny / n, tiny / d]).detector.q for n in names for d in ("det_sim.h5", "det_sim.dat")]
+    for other in q[1:]:
+        np.testing.assert_allclose(other, q[0], atol=1e-9 * np.abs(q[0]).max())
+
+
+def test_an_output_is_read_as_dragonfly_slices_it(tmp_path):
+    # its own slice of the model, by its own matrix (scalar-first quaternions), is ours by our pose
+    rng = np.random.default_rng(0)
+    quaternions = rng.normal(size=(20, 4))
+    quaternions /= np.linalg.norm(quaternions, axis=1, keepdims=True)
+    model = rng.random((1, 21, 21, 21))
+    with h5py.File(tmp_path / "output_030.h5", "w") as file:
+        file["intens"], file["quaternions"] = model, quaternions
+        file["orientations"] = np.array([3, -1, 7], "i4")
+    truth = read_truth(tmp_path / "output_030.h5")
+    assert classify(tmp_path / "output_030.h5") == "volume"
+    w, x, y, z = quaternions[3]
+    matrix = np.array([
+        [1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)],
+        [2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (w * x + y * z)],
+        [2 * (w * y + x * z), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)],
+    ])  # fmt: skip
+    np.testing.assert_allclose(truth.rotation[0], matrix, atol=1e-6)
+    assert np.isnan(truth.rotation[1]).all()
+    assert truth.intensity.data[4, 5, 6] == np.float32(model[0, 6, 5, 4])
+    assert truth.intensity.units == "detector_voxel"
+    for name, words in (("quaternions", "poses are unknown"), ("intens", "no dataset rot_lab_to_volume")):
+        with h5py.File(tmp_path / "output_030.h5", "a") as file:
+            del file[name]
+        with pytest.raises(InputError, match=words):
+            read_truth(tmp_path / "output_030.h5")

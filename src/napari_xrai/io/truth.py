@@ -13,6 +13,7 @@ from ..core.frames import Volume
 from ..core.simulate import Truth
 from .atomic import replacing
 from .batched import open_hdf5
+from .dragonfly_output import is_output, read_output
 from .source import InputError
 
 
@@ -59,7 +60,7 @@ def _put_volume(file: h5py.File, name: str, volume: Volume) -> h5py.Dataset:
 
 
 def read_truth(path: Path) -> Truth:
-    """Read a truth file, ours or another program's of the same layout.
+    """Read a truth file, ours or another program's of the same layout; or a reconstruction of Dragonfly's.
 
     Raises
     ------
@@ -71,6 +72,8 @@ def read_truth(path: Path) -> Truth:
     if not h5py.is_hdf5(path):
         raise InputError(f"{path} is no HDF5 file: give the truth file of the simulation")
     with open_hdf5(path) as file:
+        if is_output(file):
+            return read_output(path)
         for name in ("rot_lab_to_volume", "intensity"):
             if not isinstance(file.get(name), h5py.Dataset):
                 raise InputError(f"{path} has no dataset {name}: it is no truth file")
