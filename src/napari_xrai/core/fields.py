@@ -1,0 +1,31 @@
+"""Which field: by name, or by what pays on the device."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .field import IntensityField, RadialProfile, VoxelField
+from .neural_field import NeuralField
+from .pixels import Pixels
+
+SMOOTHING = 0.11
+"""Width of the closed form's Gaussian, speckles."""
+
+
+def make_field(
+    kind: str, pixels: Pixels, profile: RadialProfile, speckle: float, rng: np.random.Generator, device: str = "cpu"
+) -> IntensityField:
+    """A new field, from noise.
+
+    Parameters
+    ----------
+    kind : "auto", "voxel", "hash" or "siren"
+    speckle : float
+        Size of a speckle, voxels.
+    device : str
+        For the networks.
+    """
+    smoothing = SMOOTHING * speckle
+    if kind in ("auto", "voxel"):
+        return VoxelField(pixels, profile, rng, smoothing)
+    return NeuralField(kind, pixels, profile, rng, speckle, smoothing, device)
