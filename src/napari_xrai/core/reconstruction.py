@@ -17,7 +17,8 @@ from .bootstrap import bootstrap
 from .contrast import photon_contrast
 from .evidence import Evidence
 from .exposure import ExposureTable
-from .field import DARKEST, IntensityField, RadialProfile, VoxelField
+from .field import DARKEST, IntensityField, RadialProfile
+from .fields import make_field
 from .frame_table import FrameTable
 from .frames import Detector, Frames, Progress, Snapshot, Verdict, Volume
 from .inference import Proposer, by_search, infer_poses, same_mode
@@ -46,7 +47,6 @@ FEWEST_RINGS = 0.95
 MARCH = 0.5
 SEARCH_RADIUS = 1.9
 SEARCH_SAMPLING = 3.8
-SMOOTHING = 0.11
 
 MOST_STARTS = 5
 PASSES_PER_START = 2
@@ -89,6 +89,8 @@ class ReconstructionSettings:
         Equal seeds give equal results on the same CPU.
     fluence : "auto", "profiled" or "fixed"
         Fluence per frame: its spread measured and integrated over, fitted freely, or equal for all.
+    field : "auto", "voxel", "hash" or "siren"
+        What holds the 3D intensity, as in `fields`.
     proposals : "search", "encoder" or "both"
         Where candidate poses come from once the particle is found: the exact low-resolution search, or the encoder.
     threads : int
@@ -98,6 +100,7 @@ class ReconstructionSettings:
     passes: int | None = None
     seed: int = 0
     fluence: str = "auto"
+    field: str = "auto"
     proposals: str = "search"
     threads: int = 1
 
@@ -224,8 +227,8 @@ class Reconstruction:
             "batch": f"{BATCH_SIZE} frames",
         })  # fmt: skip
 
-    def _new_field(self, rng: np.random.Generator) -> VoxelField:
-        return VoxelField(self.pixels, self.profile, rng, smoothing=SMOOTHING * self.speckle.size)
+    def _new_field(self, rng: np.random.Generator) -> IntensityField:
+        return make_field(self.settings.field, self.pixels, self.profile, self.speckle.size, rng)
 
     def _begin(self, reservoir: SparsePhotons) -> Generator[Progress, None, None]:
         """Start from different noise until two starts find the same particle; the likeliest goes on."""
