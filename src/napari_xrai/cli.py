@@ -172,7 +172,7 @@ def reconstruct(
     seed: Annotated[int | None, typer.Option(help="Equal seeds give equal results on the same CPU.")] = None,
     device: Annotated[str | None, typer.Option(help="Where it runs.", metavar="auto|cpu")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
-    field: Annotated[str | None, typer.Option(help="The 3D intensity's form.", metavar="auto|voxel")] = None,
+    field: Annotated[str | None, typer.Option(help="The 3D intensity's form.", metavar="auto|voxel|hash|siren")] = None,
     config: Annotated[Path | None, typer.Option(help="settings.json of another run; options win over it.")] = None,
 ) -> None:
     """Reconstruct the 3D intensity, the density and every frame's pose.

@@ -408,6 +408,7 @@ def make_reconstruction(detector: Detector, settings: EngineSettings, n_frames: 
         passes=settings.passes,
         seed=settings.seed,
         fluence=settings.fluence,
+        field=settings.field,
         proposals=settings.proposals,
         threads=settings.threads or usable_cores(),
     )

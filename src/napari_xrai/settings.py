@@ -38,7 +38,9 @@ class EngineSettings(BaseModel):
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Equal seeds give equal results on the same CPU")
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:i", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     threads: Annotated[int, Field(ge=1)] | None = Field(default=None, description="CPU threads")
-    field: Literal["auto", "voxel"] = Field(default="auto", description="How the 3D intensity is represented")
+    field: Literal["auto", "voxel", "hash", "siren"] = Field(
+        default="auto", description="What holds the 3D intensity: a grid of voxels, a hash grid, a neural network"
+    )
     proposals: Literal["search", "encoder", "both"] = Field(
         default="search", description="Who names candidate poses: the exact low-resolution search, the trained encoder"
     )
