@@ -31,9 +31,7 @@ def read_output(path: Path) -> Truth:
         intensity = _read_intensity(path, file)
         for name in ("orientations", "quaternions"):
             if not isinstance(file.get(name), h5py.Dataset):
-                raise InputError(
-                    f"{path} has no dataset {name}, so its poses are not known: write it with dragonfly-spi"
-                )
+                raise InputError(f"{path} has no dataset {name}, so its poses are unknown: write it with dragonfly-spi")
         index = np.asarray(file["orientations"][()], np.int64).ravel()
         sampling = np.asarray(file["quaternions"][()], np.float64)
     if sampling.ndim != 2 or sampling.shape[1] not in (4, 5) or not len(index) or index.max() >= len(sampling):

@@ -45,8 +45,8 @@ class NexusSource(DenseSource):
         with open_hdf5(path) as file:
             entry = _require_entry(path, file)
             detector = _detector_group(entry)
-            data = _frames(path, entry, detector)
-            self._names = [node.name for node in data]
+            blocks = _frames(path, entry, detector)
+            self._names, data = list(blocks), list(blocks.values())
             shape = (sum(node.shape[0] for node in data), *data[0].shape[1:])
             own = Beam(
                 beam_energy_eV(_beams(entry)), length_m(detector, "distance"), length_m(detector, "x_pixel_size")
@@ -148,19 +148,18 @@ def _detector_group(entry: h5py.Group) -> h5py.Group:
     return found[0]
 
 
-def _frames(path: Path, entry: h5py.Group, detector: h5py.Group) -> list[h5py.Dataset]:
-    """The frames' datasets: ``data``, or ``data_000001`` and so on, which Eiger links from other files."""
+def _frames(path: Path, entry: h5py.Group, detector: h5py.Group) -> dict[str, h5py.Dataset]:
+    """The frames' datasets by name: ``data``, or ``data_000001`` and so on, which Eiger links from other files."""
     group = entry.get("data")
     for holder in (group, detector):
         node = holder.get("data") if isinstance(holder, h5py.Group) else None
         if isinstance(node, h5py.Dataset) and node.ndim in (3, 4):
-            return _checked(path, [node])
+            return _checked(path, {f"{holder.name}/data": node})
     names = sorted(n for n in group if n.startswith("data_")) if isinstance(group, h5py.Group) else []
-    found = [group.get(name) for name in names]
-    gone = [name for name, node in zip(names, found, strict=True) if not isinstance(node, h5py.Dataset)]
+    found = {f"{group.name}/{name}": group.get(name) for name in names}
+    gone = [name for name, node in found.items() if not isinstance(node, h5py.Dataset)]
     if gone:
-        link = group.get(gone[0], getlink=True)
-        where = getattr(link, "filename", gone[0])
+        where = getattr(group.file.get(gone[0], getlink=True), "filename", gone[0])
         raise InputError(
             f"{path}: {len(gone)} of {len(names)} blocks of frames are links to files that are not there, {where} "
             "for one: bring them back"
@@ -170,15 +169,15 @@ def _frames(path: Path, entry: h5py.Group, detector: h5py.Group) -> list[h5py.Da
     return _checked(path, found)
 
 
-def _checked(path: Path, data: list[h5py.Dataset]) -> list[h5py.Dataset]:
-    if len({(node.shape[1:], node.dtype) for node in data}) != 1:
+def _checked(path: Path, data: dict[str, h5py.Dataset]) -> dict[str, h5py.Dataset]:
+    if len({(node.shape[1:], node.dtype) for node in data.values()}) != 1:
         raise InputError(f"{path}: its blocks of frames have different shapes: give them one by one")
-    require_filters(path, *data)
-    for node in data:
+    require_filters(path, *data.values())
+    for name, node in data.items():
         absent = check_view(path, node)
         if absent is not None:
             n = int(absent.any(axis=1).sum())
-            raise InputError(f"{path}: {n:,} frames of {node.name} have parts that come from no file: make it again")
+            raise InputError(f"{path}: {n:,} frames of {name} have parts that come from no file: make it again")
     return data
 
 
