@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -275,14 +276,22 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     try:
         with _opened(path) as file:
             yield file
-    except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:
+        if isinstance(error, InputError) or not (isinstance(error, OSError | RuntimeError) or _is_of_h5py(error)):
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         if "truncated" in reason or "eof" in reason:
             raise InputError(f"{path} is truncated: copy it again in full") from error
         if "filter" in reason or "plugin" in reason:
             remedy = 'pip install "napari-xrai[compression]"'
             raise InputError(f"{path} is compressed in a way this HDF5 does not know: {remedy}") from error
         raise InputError(f"{path} cannot be read as HDF5 ({reason}): copy it again in full") from error
+
+
+def _is_of_h5py(error: Exception) -> bool:
+    """Whether it comes from within h5py: damage turns up there as any of Python's own exceptions."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and "h5py" in frames[-1][0].f_code.co_filename
 
 
 def _opened(path: Path) -> h5py.File:

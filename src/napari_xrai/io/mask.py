@@ -78,16 +78,15 @@ def _values(path: Path, dataset: str | None, shape: tuple[int, ...] | None) -> N
     with path.open("rb") as file:
         head = file.read(4096)
     if head.startswith(NUMPY_MAGIC):
-        try:
-            return np.asarray(np.load(path, mmap_mode="r"))
-        except (ValueError, OSError, EOFError) as error:
-            raise InputError(f"{path} cannot be read as a NumPy array ({error}): write it again") from error
+        from .plain import load_npy
+
+        return load_npy(path)
     if h5py.is_hdf5(path):
         return _hdf5_values(path, dataset)
     if path.stat().st_size > LARGEST_BYTES:
         raise InputError(f"{path} is too large for a mask: give one byte per pixel")
     if is_image(head):
-        return _image_values(path, head)
+        return _image_values(path)
     return _of_a_detector(path, head, shape)
 
 
@@ -108,19 +107,16 @@ def _hdf5_values(path: Path, dataset: str | None) -> NDArray[Any]:
     return np.zeros(found.shape, np.uint8) if found.mask is None else found.mask.reshape(found.shape)
 
 
-def _image_values(path: Path, head: bytes) -> NDArray[Any]:
-    import imageio.v3
-    import tifffile
+def _image_values(path: Path) -> NDArray[Any]:
+    from PIL import Image
 
     try:
-        png = head.startswith(PNG_MAGIC)
-        image = imageio.v3.imread(path, extension=".png") if png else tifffile.imread(path)
-    except Exception as error:  # whatever these libraries meet in a damaged file
+        with Image.open(path) as image:
+            grey = image.convert("L") if image.mode in ("P", "RGB", "RGBA", "LA", "1") else image
+            values = np.asarray(grey)
+    except Exception as error:  # whatever it meets in a damaged file
         raise InputError(f"{path} cannot be read as an image: save the mask again as PNG or TIFF") from error
-    grey = np.asarray(image)
-    if grey.ndim == 3 and grey.shape[-1] in (3, 4):  # colours that are greys
-        grey = grey[..., 0]
-    return np.where(grey == WHITE, BAD, grey) if grey.dtype.kind == "u" else grey
+    return np.where(values == WHITE, BAD, values) if values.dtype.kind == "u" else values
 
 
 def _of_a_detector(path: Path, head: bytes, shape: tuple[int, ...] | None) -> NDArray[Any]:
