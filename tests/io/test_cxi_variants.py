@@ -1,5 +1,7 @@
 """CXI as others write it: laid out here from their descriptions, or written by EXtra-data from its own mock files."""
 
+import time
+
 import h5py
 import numpy as np
 import pytest
@@ -286,3 +288,22 @@ def test_runs_of_two_experiments_are_refused_and_masks_of_one_add_up(tmp_path):
         open_source([tmp_path / "a.cxi", tmp_path / "c.cxi"])
     together = open_source([tmp_path / "a.cxi", tmp_path / "d.cxi"])
     assert together.n_frames == 2 * N and np.flatnonzero(together.detector.mask).tolist() == [0, 43]
+
+
+def test_a_hundred_thousand_frames_open_at_once_and_are_never_read_whole(tmp_path):
+    with h5py.File(tmp_path / "long.cxi", "w") as file:
+        shape = (100_000, 16, 128, 64)
+        data = file.create_dataset(f"{DETECTOR}/data", shape, "u1", chunks=(1, *shape[1:]), compression="gzip")
+        mask = file.create_dataset(f"{DETECTOR}/mask", shape, "u4", chunks=(1, *shape[1:]), compression="gzip")
+        data[:30] = RNG.poisson(0.01, (30, *shape[1:]))
+        for node in (data, mask):  # whoever reads this stumbles
+            node.id.write_direct_chunk((70_001, 0, 0, 0), b"no deflated data")
+    began = time.process_time()
+    source = open_source([tmp_path / "long.cxi"])
+    first = source.read(np.array([0]))
+    assert time.process_time() - began < 1
+    with h5py.File(tmp_path / "long.cxi") as file:
+        assert np.array_equal(first.dense().reshape(shape[1:]), file[f"{DETECTOR}/data"][0])
+    assert describe(source).frames == 100_000
+    with pytest.raises(InputError, match=r"long\.cxi cannot be read"):
+        source.read(np.array([70_001]))

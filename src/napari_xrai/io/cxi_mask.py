@@ -23,7 +23,7 @@ DETECTOR = "entry_1/instrument_1/detector_1"
 LEFT_OUT = 0.02
 """A frame that lacks a larger share of the good pixels is left out: what is dark in it would not be known from what
 is missing."""
-MOST_SAMPLED, PIXELS_SAMPLED = 100, 20_000_000
+MOST_SAMPLED, PIXELS_SAMPLED = 100, 8_000_000
 
 
 Meaning = Literal["bad bits", "valid bit", "any bit"]

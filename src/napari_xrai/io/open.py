@@ -25,8 +25,10 @@ from .source import Beam, FrameSource, InputError
 from .units import check_beam
 
 FRAMES_LOOKED_AT = 5000
-PIXELS_LOOKED_AT = 200_000_000
+PIXELS_LOOKED_AT = 50_000_000
 """Enough frames for a mean; and a bound for megapixel detectors."""
+PIXELS_AT_ONCE = 4_000_000
+"""The first look of all takes no longer than this needs."""
 
 
 @dataclass(frozen=True)
@@ -276,7 +278,7 @@ def _check_usable(source: BatchedSource) -> None:
     if source.detector is not None and not (source.detector.mask == GOOD).any():
         raise InputError(f"the mask leaves no good pixel of {source.paths[0]}: give another mask or detector file")
     looked_at = 0
-    for batch in source.batches(min(100, _frames_to_look_at(source))):
+    for batch in source.batches(max(1, min(100, PIXELS_AT_ONCE // source.n_pixels))):
         looked_at += len(batch)
         if len(batch.pixel):
             return
