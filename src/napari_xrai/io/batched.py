@@ -282,6 +282,8 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if "truncated" in reason or "eof" in reason:
             raise InputError(f"{path} is truncated: copy it again in full") from error
+        if "filter returned failure" in reason:
+            raise InputError(f"{path} cannot be read: some of its frames are damaged; copy it again in full") from error
         if "filter" in reason or "plugin" in reason:
             remedy = 'pip install "napari-xrai[compression]"'
             raise InputError(f"{path} is compressed in a way this HDF5 does not know: {remedy}") from error
