@@ -90,7 +90,7 @@ def test_help_is_quick():
         (["info"], "Missing argument 'file'"),
         (["reconstruct", "x.emc", "--seed", "one"], "Invalid value for '--seed'"),
         (["reconstruct", "x.emc", "--seed", "-1"], "--seed: .*greater than or equal to 0"),
-        (["reconstruct", "x.emc", "--field", "cloud"], "--field: .*'auto' or 'voxel'"),
+        (["reconstruct", "x.emc", "--field", "cloud"], "--field: .*'auto', 'voxel', 'hash' or 'siren'"),
         (["reconstruct", "x.emc", "--polarization", "z"], "--polarization: .*'x', 'y' or 'none'"),
         (["reconstruct", "x.emc", "--config", "none.json"], "none.json cannot be read"),
         (["reconstruct", "x.emc", "--follow"], "No such option: --follow"),
