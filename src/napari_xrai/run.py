@@ -34,6 +34,7 @@ from .core.frames import STATUS_NAMES, Counters, Phasing, Poses, Progress, Snaps
 from .io.atomic import replacing, unwritable
 from .io.mrc import write_mrc
 from .io.source import InputError
+from .run_trust import get_trust, put_trust
 from .settings import Settings
 
 FORMAT_VERSION = 1
@@ -297,6 +298,8 @@ def _put_snapshot(file: h5py.File, snapshot: Snapshot, source: str) -> None:
     _put_volume(file, "intensity/volume", snapshot.intensity)
     file["intensity/weight"] = snapshot.weight.data.astype(np.float32)
     _put_density(file, snapshot.density, snapshot.phasing)
+    if snapshot.trust is not None:
+        put_trust(file, snapshot.trust)
     status = file.create_dataset("frames/status", data=snapshot.status.astype(np.uint8))
     status.attrs.update({name: value for value, name in STATUS_NAMES.items()})
     for kind, curves in (("history", snapshot.history), ("shells", snapshot.shells)):
@@ -402,6 +405,7 @@ def _get_snapshot(file: h5py.File) -> Snapshot:
         progress=Progress(**progress),
         facts=plain("facts"),
         phasing=_get_phasing(file),
+        trust=get_trust(file, intensity),
         **about,
     )
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .field import grid_radius
+from .field import IntensityField, grid_radius
 from .pixels import Pixels, SparsePhotons
 
 F32 = NDArray[np.float32]
@@ -64,8 +64,16 @@ def photon_contrast(pixels: Pixels, photons: SparsePhotons) -> Contrast:
     return Contrast(moment - 1, error)
 
 
+def half_ratios(field: IntensityField, photons: list[F32], exposure: list[F32]) -> tuple[F32, F32]:
+    """Ratios (edge³) of both half-sets, each counted twice: so they are filtered exactly as the field of all frames is,
+    which is then their mean, and (v₀ − v₁)²/4 its noise.
+    """
+    one, other = (field.estimate(2 * p, 2 * e) for p, e in zip(photons, exposure, strict=True))
+    return one, other
+
+
 def common_contrast(halves: tuple[F32, F32], seen: NDArray[np.bool_], edge: int) -> F64:
-    """Cov(v₀, v₁) of two half-set ratio grids (edge³) over the `seen` voxels of each shell; NaN with fewer than 3."""
+    """Cov(v₀, v₁)/⟨v₀⟩⟨v₁⟩ of half-set ratio grids (edge³) over each shell's `seen` voxels; NaN with fewer than 3."""
     shell = np.rint(grid_radius(edge)).astype(int)[seen]
     length = edge // 2 + 1
     inside = shell < length
@@ -76,7 +84,8 @@ def common_contrast(halves: tuple[F32, F32], seen: NDArray[np.bool_], edge: int)
     def mean(value: F64) -> F64:
         return np.asarray(np.bincount(shell, value, length) / np.maximum(count, 1))
 
-    return np.where(count >= 3, mean(a * b) - mean(a) * mean(b), np.nan)
+    chance = mean(a) * mean(b)
+    return np.where((count >= 3) & (chance > 0), mean(a * b) / np.maximum(chance, 1e-30) - 1, np.nan)
 
 
 def response(true: Contrast, common: F64) -> F64:

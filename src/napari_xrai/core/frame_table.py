@@ -75,18 +75,10 @@ class FrameTable:
         """Store the 68 % radius of the poses of the frames at `index`."""
         self.column["radius68"][index] = radius_deg
 
-    def confidence(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(N,) last confidence of each frame."""
-        return np.asarray(self.column["confidence"][index])
-
-    def modes(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """(N,) modes of each frame when its whole posterior was last looked at."""
-        return np.asarray(self.column["modes"][index])
-
     def directions(self) -> NDArray[np.float64]:
         """(M, 3) viewing directions, in the particle's frame, of all frames that have a pose."""
         quaternion = self.column["quaternion"][: self.length]
-        return quaternion_to_matrix(quaternion[quaternion.any(1)])[:, :, 2]
+        return quaternion_to_matrix(quaternion[quaternion.any(1)])[..., 2]
 
     def adopt(self, received: FrameTable) -> None:
         """Take the fates, and the length, of frames that `received` knows."""

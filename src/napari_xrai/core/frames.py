@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from .trust import Trust
 
 Units = Literal["1/angstrom", "detector_voxel"]
 Verdict = Literal["converged", "improving", "failed"]
@@ -285,6 +288,8 @@ class Snapshot:
         What the engine chose from the data, for the user to see: diameter, resolution, batch size, schedule.
     phasing : Phasing or None
         How the density was found, once several starts were compared; None for a live density.
+    trust : Trust or None
+        Errors, half-sets, views and forecast; None where nobody asked, for it takes a moment.
     """
 
     intensity: Volume
@@ -301,3 +306,4 @@ class Snapshot:
     reason: str
     facts: dict[str, str] = field(default_factory=dict)
     phasing: Phasing | None = None
+    trust: Trust | None = None

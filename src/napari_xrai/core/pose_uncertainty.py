@@ -40,7 +40,7 @@ LEVEL = 0.68
 PRIOR = 1.0
 """Added to information matrices, rad⁻²: as in refinement."""
 
-PATCH = 3.0
+PATCH = 2.0
 """Side of a patch of pixels, speckles."""
 
 FRAMES_TESTED = 400
@@ -161,10 +161,11 @@ def measure_uncertainty(
     pixels, brightness, radius, speckle
         As in `PoseUncertainty`.
     """
-    halves = [field.estimate(p, e) for p, e in zip(photons, exposure, strict=True)]
+    # each half on its own: blurred more than the field is where photons are few, which errs on the side of caution
+    one, other = (field.estimate(p, e) for p, e in zip(photons, exposure, strict=True))
     seen = np.minimum(*(friedel_sum(e) for e in exposure)) > FEWEST_PHOTONS
-    common = common_contrast((halves[0], halves[1]), seen, field.edge)
-    logs = [np.log(np.maximum(half, DARKEST)) for half in halves]
+    common = common_contrast((one, other), seen, field.edge)
+    logs = [np.log(np.maximum(half, DARKEST)) for half in (one, other)]
     return PoseUncertainty(
         pixels, brightness, field.log_grid(), (logs[0], logs[1]), response(contrast, common), ViewDensity(views),
         radius, speckle,

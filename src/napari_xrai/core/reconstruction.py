@@ -28,6 +28,7 @@ from .pose_uncertainty import PoseUncertainty, measure_uncertainty
 from .resolution import ShellCurve, crossing, shell_correlation
 from .search import PolarSearch
 from .speckle import measure_speckle
+from .trust import assess
 from .workers import chunks
 
 F32 = NDArray[np.float32]
@@ -136,7 +137,7 @@ class Reconstruction:
         self.halves: ShellCurve | None = None
         self.phase, self.fraction, self.seen = "getting ready (slow the first time)", 0.0, 0
         self.passes_done = self.updates = 0
-        self.begun = False
+        self.begun = self.weighing = False
         self.restored: dict[str, NDArray[Any]] | None = None
         self.radius = self.agreement = self.settled = 0.0
         self.fluence_shape = float("inf")
@@ -173,6 +174,7 @@ class Reconstruction:
             self.phase = f"pass {self.passes_done + 1} of {total}"
             start = SHARE_OF_STARTS + (1 - SHARE_OF_STARTS) * self.passes_done / total
             span = (1 - SHARE_OF_STARTS) / total
+            self.weighing = self.passes_done >= total - 1  # what poses are worth is asked where it may be the last time
             proposals = self.settings.proposals if self.passes_done < total - 1 else "none"
             yield from self._pass(stream, n_frames or len(reservoir), proposals, start, span)
             self.passes_done += 1
@@ -325,7 +327,7 @@ class Reconstruction:
             yield from self._with_progress(self.amortised.sleep(field.ratio, self.radius, self.rng))
             proposers.append(self.amortised.propose)
         self.uncertainty = None
-        if not proposers and self.carried is not None:  # only the last pass looks nowhere else
+        if self.weighing and self.carried is not None:
             self.uncertainty = measure_uncertainty(
                 field, *self.carried, self.contrast.with_fluence(self.fluence_shape), self.table.directions(),
                 self.pixels, self.brightness, self.radius, self.speckle.size,
@@ -358,17 +360,14 @@ class Reconstruction:
         )
         gain = likelihood.gain(found.log_likelihood, totals)
         fluence = likelihood.fluence(found.rotation, totals)
-        confidence = found.confidence
-        if self.uncertainty is None:
-            self.table.put_modes(photons.index, found.modes)
-        else:  # what looks nowhere else cannot make a pose more certain
-            confidence = np.minimum(confidence, self.table.confidence(photons.index))
+        self.table.put(photons.index, found.rotation, fluence, gain, found.confidence)
+        self.table.put_modes(photons.index, found.modes)
+        if self.uncertainty is not None:
             self.uncertainty.test(photons, found.rotation, fluence)
-            certain = np.where(self.table.modes(photons.index) > 1, confidence, 1.0)
+            certain = np.where(found.modes > 1, found.confidence, 1.0)
             self.table.put_radius(
                 photons.index, self.uncertainty.radius_deg(photons, found.rotation, found.fisher, certain)
             )
-        self.table.put(photons.index, found.rotation, fluence, gain, confidence)
         stayed = float((same_mode(last, found.rotation) & known).sum())
         k, s = totals.astype(np.float64), likelihood.expected(found.rotation)
         return np.array([len(k), gain.sum(), stayed, k.sum(), s.sum(), k @ k, k @ s, s @ s])
@@ -430,16 +429,21 @@ class Reconstruction:
         Parameters
         ----------
         all_poses : bool
-            Every frame's pose and status, not an even sample of at most `LIVE_POSES`.
+            Every frame's pose, not an even sample of at most `LIVE_POSES`; and what the intensity is worth.
         """
         if self.field is None:
             return None
         pixels, resolved = self.pixels, self.resolution_q()
         intensity, weight = self.field.volume(), self.field.weight()
         verdict, reason = self.verdict()
-        shells = {"q": np.zeros(0), "half_cc": np.zeros(0)}
+        shells, trust = {"q": np.zeros(0), "half_cc": np.zeros(0)}, None
         if self.halves is not None:
             shells = {"q": self.halves.q, "half_cc": self.halves.value}
+        if self.halves is not None and self.carried is not None and all_poses:
+            trust = assess(
+                self.field, *self.carried, self.halves, self.table.directions(), self.table.counters().used,
+                self.contrast.with_fluence(self.fluence_shape), pixels, self.speckle.size,
+            )  # fmt: skip
         return Snapshot(
             intensity=Volume(intensity, pixels.voxel_size, pixels.units),
             weight=Volume(weight, pixels.voxel_size, pixels.units),
@@ -454,6 +458,7 @@ class Reconstruction:
             verdict=verdict,
             reason=reason,
             facts=dict(self.facts),
+            trust=trust,
         )
 
     def verdict(self) -> tuple[Verdict, str]:

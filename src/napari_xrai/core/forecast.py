@@ -1,0 +1,121 @@
+"""What more frames would bring: the resolution at 2, 5 and 10 times as many, from how far the half-sets agree now.
+
+Two half-sets with the signal in common and independent noise correlate CC = S/(1 + S), S their signal-to-noise ratio in
+the shell. Noise averages out, so S grows as the number of frames; with m times as many the curve is
+
+    CC_m = m S/(1 + m S),   and crosses ½ where S = 1/m, that is, where it is 1/(1 + m) today
+
+(for FSC: Rosenthal & Henderson 2003, J. Mol. Biol. 333, 721). Poses found against a better map are better themselves,
+so S at high |q| may grow faster; blur that does not average out makes it grow more slowly. The range allows for S
+growing as m^0.5 to m^1.5, and for what so few independent points in a shell leave unknown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .resolution import ShellCurve, crossing
+
+F64 = NDArray[np.float64]
+
+FACTORS = (1, 2, 5, 10)
+GROWTH = (0.5, 1.0, 1.5)
+"""Powers of m with which S may grow: pessimistic, expected, optimistic."""
+
+RESOLVED = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """Where half-sets would cease to correlate ½.
+
+    Parameters
+    ----------
+    factor : (F,) float64
+        Times as many frames as now.
+    frames : (F,) int64
+    q, low, high : (F,) float64
+        |q| expected, and its range, in the unit of the curve; NaN where the half-sets do not agree at all.
+    edge : float
+        |q| of the last shell with a figure: there is nothing to be had beyond.
+    at_edge : (F,) bool
+        Whether the forecast is limited by that edge.
+    sentence : str
+        In words.
+    """
+
+    factor: F64
+    frames: NDArray[np.int64]
+    q: F64
+    low: F64
+    high: F64
+    edge: float
+    at_edge: NDArray[np.bool_]
+    sentence: str
+
+
+def forecast(halves: ShellCurve, frames: int, units: str, edge: float) -> Forecast:
+    """Forecast the half-set resolution.
+
+    Parameters
+    ----------
+    halves : ShellCurve
+        Correlation of two half-sets, as reached with `frames` frames.
+    frames : int
+    units : "1/angstrom" or "detector_voxel"
+        Of ``halves.q``.
+    edge : float
+        |q| up to which the detector measures whole rings.
+    """
+    known = np.isfinite(halves.value) & (halves.q <= edge * (1 + 1e-9))
+    smooth = _falling(halves.value[known])
+    curve = ShellCurve(halves.q[known], smooth, halves.count[known])
+    error = (1 - smooth**2) / np.sqrt(np.maximum(curve.count, 4) - 3)
+    found = np.full((len(GROWTH), len(FACTORS)), np.nan)
+    for row, power in enumerate(GROWTH):
+        moved = ShellCurve(curve.q, np.clip(smooth + (row - 1) * error, 0, 1), curve.count)
+        for column, factor in enumerate(FACTORS):
+            found[row, column] = crossing(moved, 1 / (1 + factor**power))
+    last = float(curve.q[-1]) if known.any() else float("nan")
+    factors = np.array(FACTORS, np.float64)
+    at_edge = np.isclose(found[1], last)
+    return Forecast(
+        factors, (factors * frames).astype(np.int64), found[1], found[0], found[2], last, at_edge,
+        _sentence(found, at_edge, units),
+    )  # fmt: skip
+
+
+def _falling(value: F64) -> F64:
+    """The nearest curve that never rises: noise must not end a forecast early (pool adjacent violators)."""
+    if len(value) == 0:
+        return value
+    from scipy.optimize import isotonic_regression
+
+    return np.clip(np.asarray(isotonic_regression(value, increasing=False).x, np.float64), 0.0, 1.0)
+
+
+def _sentence(found: F64, at_edge: NDArray[np.bool_], units: str) -> str:
+    if not np.isfinite(found[1, 0]):
+        return "the half-sets do not agree yet: nothing can be forecast"
+    if at_edge[0]:
+        return "the half-sets agree to the detector's edge: more frames bring no more resolution, only less noise"
+    words = []
+    for column in range(1, len(FACTORS)):
+        if at_edge[column]:
+            words.append(f"{FACTORS[column]}× the detector's edge ({_length(found[1, column], units)})")
+            break
+        best, worst = found[2, column], found[0, column]
+        span = (
+            f"{_length(best, units)} to {_length(worst, units)}"
+            if _length(best, units) != _length(worst, units)
+            else ""
+        )
+        words.append(f"{FACTORS[column]}× {_length(found[1, column], units)}" + (f" ({span})" if span else ""))
+    return f"now {_length(found[1, 0], units)}; forecast for more frames: " + ", ".join(words)
+
+
+def _length(q: float, units: str) -> str:
+    return f"{1 / q:.3g} Å" if units == "1/angstrom" else f"{q:.3g} voxels"
