@@ -15,6 +15,7 @@ from ..core.frames import BAD, Detector, Frames
 from .batched import BatchedSource, Rows, check_header, dense_frames, find_ids, open_hdf5, sparse_frames
 from .glance import Glance
 from .source import InputError
+from .vlen import ListReader, can_read_lists
 
 HEADER_BYTES = 1024
 SPARSE, DENSE_INT, DENSE_DOUBLE = 0, 1, 2
@@ -135,17 +136,21 @@ class Hdf5Photons(BatchedSource):
     @contextmanager
     def _rows(self) -> Iterator[Rows]:
         path = self.paths[0]
-        with open_hdf5(path) as file:
+        with open_hdf5(path) as file, path.open("rb") as raw:
+            lists = ListReader(raw, str(path))
+
+            def read(dataset: h5py.Dataset, lo: int, hi: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+                if can_read_lists(dataset):
+                    return lists.read(dataset, lo, hi)
+                found = dataset[lo:hi]
+                return np.concatenate(found), np.array([len(one) for one in found])
 
             def rows(lo: int, hi: int) -> Frames:
-                ones, multi, count = (file[n][lo:hi] for n in ("place_ones", "place_multi", "count_multi"))
-                lit = np.array([[len(p) for p in ones], [len(p) for p in multi]])
-                if any(len(c) != n for c, n in zip(count, lit[1], strict=True)):
+                ones, multi, count = (read(file[n], lo, hi) for n in ("place_ones", "place_multi", "count_multi"))
+                if not np.array_equal(multi[1], count[1]):
                     raise InputError(f"{path}: place_multi and count_multi of a frame differ in length: write it again")
-                return _ones_and_multi(
-                    np.concatenate(ones), np.concatenate(multi), np.concatenate(count), lit, (lo, hi),
-                    self.n_pixels, str(path),
-                )  # fmt: skip
+                lit = np.array([ones[1], multi[1]])
+                return _ones_and_multi(ones[0], multi[0], count[0], lit, (lo, hi), self.n_pixels, str(path))
 
             yield rows
 

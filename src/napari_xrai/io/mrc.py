@@ -12,6 +12,7 @@ from .atomic import replacing
 from .source import InputError
 
 LABEL_BYTES = 80
+HEADER_BYTES, MAGIC_AT, MACHINE_AT, BIG_ENDIAN = 1024, 208, 212, 0x11
 
 
 def write_mrc(volume: Volume, path: Path, label: str) -> None:
@@ -47,6 +48,7 @@ def read_mrc(path: Path) -> tuple[Volume, str]:
     InputError
         If it is not an MRC volume.
     """
+    _check_size(path)
     try:
         with mrcfile.open(path) as file:
             label = bytes(file.header.label[0]).decode("ascii", "replace").rstrip(" \0")
@@ -54,3 +56,19 @@ def read_mrc(path: Path) -> tuple[Volume, str]:
             return Volume(data, float(file.voxel_size.x), "1/angstrom" if "intensity" in label else "angstrom"), label
     except (ValueError, OSError) as error:
         raise InputError(f"{path} cannot be read as MRC ({error}): copy it again in full") from error
+
+
+def _check_size(path: Path) -> None:
+    """Refuse a header that promises more than the file holds, before room is made for it."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEADER_BYTES)
+        size = path.stat().st_size
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): check the name") from error
+    if head[MAGIC_AT : MAGIC_AT + 4] != b"MAP ":
+        return  # compressed, or none: mrcfile says
+    order = ">" if head[MACHINE_AT] == BIG_ENDIAN else "<"
+    nx, ny, nz = (int(n) for n in np.frombuffer(head[:12], f"{order}i4"))
+    if min(nx, ny, nz) <= 0 or nx * ny * nz > 8 * size:
+        raise InputError(f"{path} promises {nx} × {ny} × {nz} voxels, more than it holds: copy it again in full")

@@ -1,0 +1,51 @@
+"""Lists of varying length: as HDF5 reads them, and an end to every damaged file."""
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from napari_xrai.io.source import InputError
+from napari_xrai.io.vlen import ListReader, can_read_lists
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(0, 3000), min_size=1, max_size=9), st.sampled_from([None, 1, 4]), st.data())
+def test_lists_are_what_hdf5_reads(tmp_path, lengths, chunk, data):
+    rng = np.random.default_rng(0)
+    options = {} if chunk is None else {"chunks": (chunk,), "maxshape": (None,)}
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        made = file.create_dataset("a", (len(lengths) + 2,), h5py.vlen_dtype(np.int32), **options)
+        for n, length in enumerate(lengths):  # the last two are never written
+            made[n] = rng.integers(-(2**31), 2**31, length)
+    lo = data.draw(st.integers(0, len(lengths) + 1))
+    hi = data.draw(st.integers(lo + 1, len(lengths) + 2))
+    with h5py.File(tmp_path / "a.h5") as file, (tmp_path / "a.h5").open("rb") as raw:
+        assert can_read_lists(file["a"])
+        values, found = ListReader(raw, "a.h5").read(file["a"], lo, hi)
+        expected = file["a"][lo:hi]
+    assert found.tolist() == [len(one) for one in expected]
+    assert np.array_equal(values, np.concatenate(expected))
+
+
+def test_other_numbers_are_left_to_hdf5(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name, kind in (("wide", np.int64), ("real", np.float32), ("swapped", ">i4")):
+            assert not can_read_lists(file.create_dataset(name, (3,), h5py.vlen_dtype(np.dtype(kind))))
+        packed = file.create_dataset("packed", (3,), h5py.vlen_dtype(np.int32), chunks=(1,), compression="gzip")
+        assert not can_read_lists(packed)
+
+
+def test_heaps_that_lead_nowhere_are_one_sentence(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        made = file.create_dataset("a", (2,), h5py.vlen_dtype(np.int32))
+        made[0], made[1] = np.arange(100), np.arange(50)
+    content = (tmp_path / "a.h5").read_bytes()
+    heap = content.index(b"GCOL")
+    damages = {"magic": (heap, b"XXXX"), "size": (heap + 8, b"\xff" * 8), "object": (heap + 24, b"\xff" * 8)}
+    for at, damage in damages.values():
+        (tmp_path / "b.h5").write_bytes(content[:at] + damage + content[at + len(damage) :])
+        refused = pytest.raises(InputError, match=r"b\.h5: its lists of lit pixels lead nowhere")
+        with h5py.File(tmp_path / "b.h5") as file, (tmp_path / "b.h5").open("rb") as raw, refused:
+            ListReader(raw, "b.h5").read(file["a"], 0, 2)
