@@ -16,7 +16,7 @@ GROUPS = {"coverage": "coverage", "forecast": "resolution/forecast"}
 
 
 def put_trust(file: Any, trust: Trust) -> None:
-    """Write /intensity/standard_error, /intensity/halves (2, z, y, x), /coverage, /resolution/forecast into an open file."""
+    """Write it into an open file: /intensity/standard_error, /intensity/halves, /coverage, /resolution/forecast."""
     file["intensity/standard_error"] = trust.standard_error.data.astype(np.float32)
     file["intensity/halves"] = np.stack([half.data for half in trust.halves]).astype(np.float32)
     file["intensity/halves"].attrs["about"] = "frames of even and odd position; they share their poses"
