@@ -15,8 +15,10 @@ from PIL import Image
 
 from napari_xrai.cli import main
 from napari_xrai.core.coverage import ViewDensity
+from napari_xrai.core.forecast import Forecast
 from napari_xrai.core.frames import Phasing, Poses, Volume
 from napari_xrai.core.rotations import matrix_to_quaternion, random_rotations
+from napari_xrai.core.trust import Trust
 from napari_xrai.report import write_report
 from napari_xrai.report_curves import Axis, Level, Series, plot, ticks
 from napari_xrai.report_pictures import density_views, intensity_sections, pose_map, scale_bar
@@ -342,3 +344,21 @@ def test_the_radius_of_the_poses_appears_once_it_is_known(tmp_path):
     text = report(tmp_path / "after", snapshot_of(poses=known)).text
     assert "median 3.2°" in text
     assert "25% of the frames have more than one possible pose" in text
+
+
+def test_errors_views_and_forecast_appear_where_a_run_has_them(tmp_path):
+    snapshot = snapshot_of()
+    q = np.array([0.025, 0.03, 0.035, 0.04])
+    forecast = Forecast(
+        np.array([1.0, 2, 5, 10]), np.array([600, 1200, 3000, 6000]), q, q - 0.002, q + 0.002, 0.05,
+        np.zeros(4, bool), "now 40 Å; forecast for more frames: 2× 33.3 Å",
+    )  # fmt: skip
+    coverage = replace(ViewDensity(np.eye(3)).coverage(), sentence="few views along some directions")
+    tenth = replace(snapshot.intensity, data=snapshot.intensity.data / 10)
+    trust = Trust(tenth, (snapshot.intensity, snapshot.intensity), coverage, forecast)
+    page = report(tmp_path / "done", replace(snapshot, trust=trust))
+    assert page.svgs("plot") == 6
+    for words in ("Now 40 Å; forecast for more frames", "standard error of a voxel", "Few views along some directions"):
+        assert words in page.text
+    early = replace(snapshot.progress, fraction=0.4)
+    assert "No forecast" in report(tmp_path / "early", replace(snapshot, trust=trust, progress=early)).text

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from . import __version__
 from .core.coverage import Coverage, ViewDensity
@@ -92,7 +93,9 @@ def page(saved: SavedRun, made: datetime) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     density, density_words = _density(now)
-    coverage = ViewDensity(beam_directions(now.poses)).coverage() if len(now.poses.frame) else None
+    coverage = None
+    if len(now.poses.frame):
+        coverage = now.trust.coverage if now.trust else ViewDensity(beam_directions(now.poses)).coverage()
     sections = intensity_sections(now, resolution_q(now))
     return environment.get_template(PAGE).render(
         style=Markup(loader.get_source(environment, "report.css")[0]),
@@ -181,7 +184,7 @@ def _time_tile(saved: SavedRun) -> Tile:
 
 def _curves(now: Snapshot) -> list[Figure]:
     """All but that of the half-sets; those that cannot be drawn come last."""
-    figures = [_phasing(now), *_over_frames(now), _profile(now)]
+    figures = [_phasing(now), *_over_frames(now), _profile(now), _forecast(now)]
     return sorted(figures, key=lambda figure: figure.svg is None)
 
 
@@ -247,16 +250,39 @@ def _over_frames(now: Snapshot) -> list[Figure]:
 
 def _profile(now: Snapshot) -> Figure:
     data, seen = now.intensity.data, (now.weight.data > 0) & np.isfinite(now.intensity.data)
-    shell, shells = shell_index(data.shape[0]), data.shape[0] // 2 + 1
-    count = np.bincount(shell[seen], minlength=shells)[:shells]
-    total = np.bincount(shell[seen], data[seen], minlength=shells)[:shells]
-    mean = np.divide(total, count, out=np.full(shells, np.nan), where=count > 0)
-    q = np.arange(shells) * now.intensity.voxel_size
-    svg = plot([Series("", q, mean)], _q_axis(now), Axis("mean intensity", log=True), mark=resolution_q(now))
-    words = "Mean of the measured voxels of each shell." if svg else "No curve: the intensity is empty."
+    q = np.arange(data.shape[0] // 2 + 1) * now.intensity.voxel_size
+    lines = [Series("mean intensity", q, _shell_means(data, seen))]
+    words = "Mean of the measured voxels of each shell"
+    if now.trust is not None:
+        error = np.sqrt(_shell_means(now.trust.standard_error.data.astype(np.float64) ** 2, seen))
+        lines.append(Series("standard error of a voxel, rms", q, error))
+        words += "; the standard error holds noise, pose errors and uneven views"
+    svg = plot(lines, _q_axis(now), Axis("intensity", log=True), mark=resolution_q(now))
+    words = f"{words}." if svg else "No curve: the intensity is empty."
     if svg and not np.ptp(data[seen]) > 0:
         words = "The intensity is the same in every measured voxel: it shows no particle."
     return Figure("Radial profile of the intensity", svg, words)
+
+
+def _shell_means(data: NDArray[np.floating], seen: NDArray[np.bool_]) -> NDArray[np.float64]:
+    shell, shells = shell_index(data.shape[0]), data.shape[0] // 2 + 1
+    count = np.bincount(shell[seen], minlength=shells)[:shells]
+    total = np.bincount(shell[seen], data[seen], minlength=shells)[:shells]
+    return np.divide(total, count, out=np.full(shells, np.nan), where=count > 0)
+
+
+def _forecast(now: Snapshot) -> Figure:
+    title = "What more frames would bring"
+    if now.trust is None or not now.progress.fraction >= 1:  # a radius that still grows would pass for the limit
+        return Figure(title, None, "No forecast: it is made at the end of a run, from how far the half-sets agree.")
+    coming, calibrated = now.trust.forecast, now.intensity.units == "1/angstrom"
+    lines = [
+        Series(label, coming.frames, 1 / q if calibrated else q)
+        for label, q in (("expected", coming.q), ("at worst", coming.low), ("at best", coming.high))
+    ]
+    axis = Axis("resolution (Å)" if calibrated else "|q| at CC ½ (voxels)", 0)
+    words = f"{coming.sentence[0].upper()}{coming.sentence[1:]}."
+    return Figure(title, plot(lines, Axis("frames", 0), axis), words)
 
 
 # ---- density and poses
