@@ -164,7 +164,7 @@ class Reconstruction:
             yield from self._begin(reservoir)
             self.begun = True
         elif self.restored is not None:
-            self.field = self._new_field(np.random.default_rng(0))
+            self.field = self._new_field(self.settings.field, np.random.default_rng(0))
             self.field.restore(self.restored)
             self.restored = None
         n_frames = len(reservoir) if whole else self.n_frames
@@ -229,8 +229,8 @@ class Reconstruction:
             "batch": f"{BATCH_SIZE} frames",
         })  # fmt: skip
 
-    def _new_field(self, rng: np.random.Generator) -> IntensityField:
-        return make_field(self.settings.field, self.pixels, self.profile, self.speckle.size, rng)
+    def _new_field(self, kind: str, rng: np.random.Generator) -> IntensityField:
+        return make_field(kind, self.pixels, self.profile, self.speckle.size, rng)
 
     def _begin(self, reservoir: SparsePhotons) -> Generator[Progress, None, None]:
         """Start from different noise until two starts find the same particle; the likeliest goes on."""
@@ -239,7 +239,7 @@ class Reconstruction:
         received = self.table
         for start in range(MOST_STARTS):
             rng = np.random.default_rng([self.settings.seed, start])
-            self.field, self.table, self.updates = self._new_field(rng), FrameTable(), 0
+            self.field, self.table, self.updates = self._new_field("voxel", rng), FrameTable(), 0
             self.table.adopt(received)
             self.history = {name: [] for name in HISTORY}
             self.phase, self.radius, self.carried = f"start {start + 1}", self.start_radius, None
@@ -264,7 +264,10 @@ class Reconstruction:
             if agreements and max(agreements) > AGREEMENT:
                 break
         self.agreement = max(agreements, default=0.0)
-        self.field, self.table, self.carried, self.radius, self.history = kept
+        found_field, self.table, self.carried, self.radius, self.history = kept
+        # starts are voxels, cheapest at low resolution: another kind of field begins from what they found
+        self.field = self._new_field(self.settings.field, np.random.default_rng([self.settings.seed, MOST_STARTS]))
+        self.field.restore(found_field.state())
         self.facts["starts"] = f"{len(found)}, of which the best two agree to {self.agreement:.2f}"
 
     def _agreement(self, ratio: F32) -> float:
