@@ -60,15 +60,41 @@ def test_unmeasured_voxels_are_zero_with_weight_zero_never_nan(field, measured):
     assert (volume.ravel()[seen] > 0).all()
 
 
-def test_many_photons_are_believed_and_few_are_smoothed(field):
+def _speckled(field, band, rng):
+    """A ratio that varies no faster than `band`, cycles per voxel: even, positive, of mean 1."""
+    noise = rng.normal(size=(field.edge,) * 3)
+    frequency = [
+        np.fft.fftfreq(field.edge)[:, None, None],
+        np.fft.fftfreq(field.edge)[:, None],
+        np.fft.fftfreq(field.edge),
+    ]
+    near = sum(f**2 for f in frequency) < band**2
+    wave = np.fft.ifftn(np.fft.fftn(noise) * near).real
+    wave = wave + wave[::-1, ::-1, ::-1]
+    return np.exp(0.6 * wave / wave.std()).astype(np.float32).reshape(-1)
+
+
+def test_what_a_particle_can_show_is_kept_and_noise_beyond_is_not(field):
     rng = np.random.default_rng(2)
-    true = np.exp(0.3 * rng.normal(size=field.edge**3)).astype(np.float32)
-    true = (true + true[::-1]) / 2
-    bright, dim = np.full_like(true, 1e4), np.full_like(true, 0.2)
-    assert np.corrcoef(field.estimate(true * bright, bright), true)[0, 1] > 0.999
+    true = _speckled(field, 0.12, rng)
+    field.band = 0.25  # twice the wave's: its exponential is sharper
+    bright, dim = np.full_like(true, 1e4), np.full_like(true, 2.0)
+    assert np.corrcoef(field.estimate(true * bright, bright), true)[0, 1] > 0.995
     noisy = rng.poisson(true * dim).astype(np.float32)
     raw = (noisy + noisy[::-1] + 0.5) / (2 * dim + 0.5)
-    assert np.mean((field.estimate(noisy, dim) - true) ** 2) < 0.5 * np.mean((raw - true) ** 2)
+    field.band = 0.125
+    assert np.mean((field.estimate(noisy, dim) - true) ** 2) < 0.2 * np.mean((raw - true) ** 2)
+
+
+@pytest.mark.parametrize("band", [0.08, 0.2])
+def test_the_band_is_found_by_what_one_half_says_of_the_other(field, band):
+    rng = np.random.default_rng(3)
+    exposure = [np.full(field.edge**3, 3.0, np.float32)] * 2
+    true = _speckled(field, band, rng)
+    photons = [rng.poisson(true * e).astype(np.float32) for e in exposure]
+    for _ in field.choose_band(photons, exposure, field.edge / 2 - 3):
+        pass
+    assert band / 1.3 < field.band < 1.7 * band
 
 
 def test_negative_exposure_does_no_harm(field, measured):

@@ -131,7 +131,8 @@ def test_a_run_goes_on_from_its_state_as_well(case, whole):
     engine = Reconstruction(case.detector, ReconstructionSettings(seed=1), N)
     engine.restore(arrays, rest)
     phases = {step.phase for step in engine.run(case.batches)}
-    assert "pass 4 of 8" in phases and "pass 3 of 8" not in phases and not any("start" in p for p in phases)
+    assert any(p.startswith("pass 4 of") for p in phases)
+    assert not any(p.startswith(("start", "pass 3 of")) for p in phases)
     snapshot = engine.snapshot(all_poses=True)
     assert snapshot.verdict == "converged"
     assert case.error(snapshot) == pytest.approx(case.error(whole[0].snapshot(all_poses=True)), abs=0.3)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
+from .band_limit import BANDS, band_limited
 from .pixels import Pixels
 
 F32 = NDArray[np.float32]
@@ -22,6 +23,14 @@ UNMEASURED = 1e-6
 
 DARKEST = 0.02
 """Smallest ratio that scoring believes: keeps log V finite where few photons have fallen."""
+
+
+FIRST_BAND = 0.18
+"""Times 1/smoothing: the band until it is measured, generous."""
+
+
+MARGIN = 4
+"""Voxels beyond a sphere that its filtered values reach into."""
 
 
 class RadialProfile:
@@ -63,24 +72,24 @@ class IntensityField(ABC):
     rng : numpy Generator
         The start: a grid of log-normal noise, Friedel-symmetric.
     smoothing : float
-        Width of the Gaussian in `estimate`, voxels.
-    photons_to_trust : float
-        Expected photons at which `estimate` gives a voxel's own value and its smoothed value the same weight.
+        Width of the Gaussian that `estimate` starts from, voxels: about a ninth of a speckle.
 
     Attributes
     ----------
     ratio : (edge³) float32
         V/Ī, flat (z, y, x): what search, scoring and refinement look up. The bootstrap writes it, `update` replaces it.
+    band : float
+        Cycles per voxel beyond which the intensity does not vary; `choose_band` measures it.
     exposure : (edge³) float32
         Photons expected at ratio 1 behind each voxel.
     """
 
     def __init__(
         self, pixels: Pixels, profile: RadialProfile, rng: np.random.Generator,
-        smoothing: float = 0.7, photons_to_trust: float = 10.0,
+        smoothing: float = 0.7,
     ) -> None:  # fmt: skip
         self.edge = pixels.edge
-        self.smoothing, self.photons_to_trust = smoothing, photons_to_trust
+        self.smoothing, self.band = smoothing, FIRST_BAND / smoothing
         self.profile_grid = profile(grid_radius(self.edge)).astype(np.float32)
         start = np.exp(0.3 * rng.normal(size=self.edge**3)).astype(np.float32)
         self.ratio: F32 = np.float32(0.5) * friedel_sum(start)
@@ -93,22 +102,47 @@ class IntensityField(ABC):
     def estimate(self, photons: F32, exposure: F32) -> F32:
         """(edge³) ratio that explains `photons` under `exposure` in closed form; the field itself stays as it is.
 
-        Photons over exposure, blended towards its smoothed self where photons are few.
+        Photons over exposure, filtered to the particle's band.
         """
         # a truncated series of in-plane harmonics leaves a little negative exposure where there was none
         photons, exposure = friedel_sum(photons), np.maximum(friedel_sum(exposure), 0)
-        smooth_photons, smooth_exposure = self._smooth(photons), self._smooth(exposure)
-        trust = np.minimum(smooth_exposure, exposure)
-        trust /= trust + self.photons_to_trust
-        raw = (photons + 0.5) / (exposure + 0.5)
-        smooth = (smooth_photons + 0.5) / (smooth_exposure + 0.5)
-        return np.asarray(trust * raw + (1 - trust) * smooth, np.float32)
+        return self._filtered(self._cube(photons), self._cube(exposure), self.band).reshape(-1)
 
-    def _smooth(self, grid: F32) -> F32:
-        cube: NDArray[Any] = grid.reshape(self.edge, self.edge, self.edge)
+    def choose_band(self, photons: list[F32], exposure: list[F32], radius: float) -> Iterator[None]:
+        """Set `band` so that each half's estimate explains the other half's photons best; yields between trials.
+
+        Parameters
+        ----------
+        photons, exposure : list of two (edge³) float32
+        radius : float
+            The outer half of this sphere counts, voxels: beside the centre nothing is band-limited.
+        """
+        cut = slice(max(0, self.edge // 2 - int(radius) - MARGIN), self.edge // 2 + int(radius) + MARGIN + 1)
+        far = np.abs(self._cube(grid_radius(self.edge))[cut, cut, cut] / radius - 0.75) < 0.25
+        photons = [self._cube(friedel_sum(grid))[cut, cut, cut] for grid in photons]
+        exposure = [np.maximum(self._cube(friedel_sum(grid))[cut, cut, cut], 0) for grid in exposure]
+        near = BANDS.index(self.band) if self.band in BANDS else None
+        best = -np.inf
+        for band in BANDS if near is None else BANDS[max(0, near - 1) : near + 2]:
+            value = 0.0
+            for mine, other in ((0, 1), (1, 0)):
+                ratio = np.maximum(self._filtered(photons[mine], exposure[mine], band)[far], DARKEST)
+                value += float(photons[other][far] @ np.log(ratio) - exposure[other][far] @ ratio)
+                yield
+            if value > best:
+                best, self.band = value, band
+
+    def _filtered(self, photons: F32, exposure: F32, band: float) -> F32:
+        ratio = band_limited(photons, exposure, self._smooth(photons), self._smooth(exposure), band)
+        return np.maximum(ratio, np.float32(DARKEST / 2))
+
+    def _cube(self, grid: NDArray[Any]) -> NDArray[Any]:
+        return grid.reshape((self.edge,) * 3)
+
+    def _smooth(self, cube: F32) -> F32:
         for axis in range(3):
             cube = gaussian_filter1d(cube, self.smoothing, axis=axis, mode="nearest", truncate=2.5)
-        return np.asarray(cube.reshape(-1), np.float32)
+        return cube
 
     def log_grid(self) -> F32:
         """(edge³) log ratio, bounded below: what photons are scored against."""
@@ -126,11 +160,11 @@ class IntensityField(ABC):
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Arrays from which `restore` goes on."""
-        return {"ratio": self.ratio, "exposure": self.exposure}
+        return {"ratio": self.ratio, "exposure": self.exposure, "band": np.array(self.band)}
 
     def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Take up a `state`; arrays that are not this field's own are left alone."""
-        self.ratio, self.exposure = arrays["ratio"], arrays["exposure"]
+        self.ratio, self.exposure, self.band = arrays["ratio"], arrays["exposure"], float(arrays["band"])
 
 
 class VoxelField(IntensityField):

@@ -57,11 +57,20 @@ AGREEMENT = 0.9
 DISAGREEMENT = 0.75
 """If no two starts correlate so well, none is believed; in between, few or dim frames leave that much noise."""
 
-UPDATES = 10
+LAST_UPDATES = 3
+"""At full resolution, at least."""
+
+MOST_PASSES = 20
+GAINING = 0.1
+"""Log-likelihood per frame: a pass that brings less is the last."""
+
 MARCHING_UPDATES = 6
 FRAMES_PER_UPDATE = 4000
 FIRST_BETA = 0.5
 """Inverse temperature of the march's first posteriors; it rises to 1."""
+BAND_AGAIN = 1.3
+"""Growth of the resolution after which the field's band is measured again."""
+
 NEIGHBOURS = 2.0
 """Voxels beyond a radius that interpolation and smoothing reach into."""
 SUPPORTED = 0.15
@@ -139,7 +148,8 @@ class Reconstruction:
         self.passes_done = self.updates = 0
         self.begun = self.weighing = False
         self.restored: dict[str, NDArray[Any]] | None = None
-        self.radius = self.agreement = self.settled = 0.0
+        self.radius = self.agreement = self.settled = self.band_radius = 0.0
+        self.gaining = True
         self.fluence_shape = float("inf")
 
     # ---------------------------------------------------------------- the loop
@@ -168,16 +178,16 @@ class Reconstruction:
             self.field.restore(self.restored)
             self.restored = None
         n_frames = len(reservoir) if whole else self.n_frames
-        total = self._passes(n_frames)
-        while self.passes_done < total:
+        while (total := self._passes(n_frames)) > self.passes_done:
             stream = _batches_of(reservoir) if whole else map(self._receive, batches(BATCH_SIZE, 0))
             self.phase = f"pass {self.passes_done + 1} of {total}"
             start = SHARE_OF_STARTS + (1 - SHARE_OF_STARTS) * self.passes_done / total
             span = (1 - SHARE_OF_STARTS) / total
             self.weighing = self.passes_done >= total - 1  # what poses are worth is asked where it may be the last time
-            proposals = self.settings.proposals if self.passes_done < total - 1 else "none"
-            yield from self._pass(stream, n_frames or len(reservoir), proposals, start, span)
+            before = self.history["log_likelihood"][-1]
+            yield from self._pass(stream, n_frames or len(reservoir), self.settings.proposals, start, span)
             self.passes_done += 1
+            self.gaining = self.history["log_likelihood"][-1] - before > GAINING
         self.phase, self.fraction = "done", 1.0
         yield self.progress()
 
@@ -275,11 +285,14 @@ class Reconstruction:
         return intensity_agreement(self.field.ratio, ratio, self.pixels.edge, self.pixels.inner_radius, self.radius)
 
     def _passes(self, n_frames: int | None) -> int:
-        """Passes that make `UPDATES` updates of the field, the starts' own included; never fewer than two."""
+        """Passes known to be needed: as many updates as the resolution takes to the edge, and more while they pay."""
         if self.settings.passes is not None:
             return self.settings.passes
         per_pass = max(1, round((n_frames or FRAMES_PER_UPDATE) / FRAMES_PER_UPDATE))
-        return max(2, -(-(UPDATES - PASSES_PER_START) // per_pass))
+        marching = (self.pixels.orient_radius - self.start_radius) / (MARCH * self.speckle.size)
+        planned = max(2, -(-(int(np.ceil(marching)) + LAST_UPDATES - PASSES_PER_START) // per_pass))
+        more = self.passes_done >= planned and self.gaining and self.passes_done < MOST_PASSES
+        return max(planned, self.passes_done + more)
 
     # ---------------------------------------------------------------- one pass
 
@@ -387,6 +400,9 @@ class Reconstruction:
             photons = [new + scale * old for new, old in zip(photons, previous[0], strict=True)]
             exposure = [new + scale * old for new, old in zip(exposure, previous[1], strict=True)]
         self.carried = photons, exposure
+        if self.begun and self.radius > BAND_AGAIN * self.band_radius:
+            yield from self._with_progress(self.field.choose_band(photons, exposure, self.radius))
+            self.band_radius = self.radius
         yield from self._with_progress(self.field.update(photons, exposure))
         self._compare_halves(photons, exposure)
         self.updates += 1
@@ -521,6 +537,8 @@ CONTINUED = (
     "radius",
     "agreement",
     "settled",
+    "band_radius",
+    "gaining",
     "seen",
     "fluence_shape",
     "begun",

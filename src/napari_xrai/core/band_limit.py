@@ -1,0 +1,57 @@
+"""The intensity of a particle no larger than D varies no faster than 1/D: noise beyond is filtered out.
+
+V is the Fourier transform of the density's autocorrelation, which vanishes beyond the particle's diameter. Filtering
+photons and exposure alike keeps their quotient unbiased; what is filtered is the photons' excess over a smooth
+estimate, whose band is not limited (the hole behind the beam stop, the steep centre).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+
+TAPER = 1.5
+"""The filter passes everything up to the band, nothing beyond `TAPER` times it."""
+
+LEAST_EXPOSURE = 0.3
+"""Part of the smooth exposure that the filtered one keeps at least: the filter's kernel has negative lobes."""
+
+PRIOR_PHOTONS = 0.5
+
+BANDS = (0.05, 0.0625, 0.08, 0.1, 0.125, 0.16, 0.2, 0.25, 0.315, 0.4)
+"""What is tried, cycles per voxel; the largest leaves all but the corners of what a grid can hold."""
+
+
+def band_limited(photons: F32, exposure: F32, smooth_photons: F32, smooth_exposure: F32, band: float) -> F32:
+    """(edge, edge, edge) photons over exposure, both even in q, without what varies faster than `band`.
+
+    Parameters
+    ----------
+    photons, exposure : (edge, edge, edge) float32
+        Counted, and expected at ratio 1.
+    smooth_photons, smooth_exposure : (edge, edge, edge) float32
+        The same, smoothed by a positive kernel.
+    band : float
+        Cycles per voxel.
+    """
+    base = (smooth_photons + PRIOR_PHOTONS) / (smooth_exposure + PRIOR_PHOTONS)
+    edge = len(base)
+    size = scipy.fft.next_fast_len(edge, real=True)
+    keep = _low_pass(size, band)
+    excess, seen = (
+        scipy.fft.irfftn(scipy.fft.rfftn(grid, (size,) * 3) * keep, (size,) * 3)[:edge, :edge, :edge]
+        for grid in (photons - exposure * base, exposure)
+    )
+    seen = np.maximum(seen, np.float32(LEAST_EXPOSURE) * smooth_exposure) + np.float32(PRIOR_PHOTONS)
+    ratio = base + excess / seen
+    return np.asarray((ratio + ratio[::-1, ::-1, ::-1]) / 2, np.float32)  # even, whatever the transform rounded
+
+
+def _low_pass(size: int, band: float) -> F32:
+    one_sided, two_sided = scipy.fft.rfftfreq(size), scipy.fft.fftfreq(size)
+    frequency = np.sqrt(two_sided[:, None, None] ** 2 + two_sided[:, None] ** 2 + one_sided**2)
+    beyond = np.clip((frequency / band - 1) / (TAPER - 1), 0, 1)
+    return np.asarray(0.5 + 0.5 * np.cos(np.pi * beyond), np.float32)
