@@ -27,12 +27,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from napari_xrai.core.field import RadialProfile, VoxelField, grid_radius
+from napari_xrai.core.field import VoxelField, grid_radius
 from napari_xrai.core.frames import BAD, Detector, Frames
+from napari_xrai.core.inference import infer_poses
+from napari_xrai.core.particle import Particle
 from napari_xrai.core.reconstruction import Reconstruction, ReconstructionSettings
 from napari_xrai.core.resolution import sample, sphere_correlation
-from napari_xrai.core.rotations import align_poses, exp_map, quaternion_to_matrix
+from napari_xrai.core.rotations import align_poses, quaternion_to_matrix, random_rotations
 from napari_xrai.core.simulate import Preset, Truth, simulate
+from napari_xrai.core.symmetry import point_group
 from napari_xrai.io.open import open_source
 from napari_xrai.io.structure import read_particle
 from napari_xrai.io.truth import read_truth
@@ -55,6 +58,8 @@ class Case:
         ``round``: a round beam stop only; ``cross``: a cross-shaped one, and gaps between panels.
     unnamed_symmetry : bool
         The particle is symmetric and its file does not say how: pose errors mean nothing.
+    copies : str
+        A point group: copies of the particle stand around the origin, as it asks.
     """
 
     particle: str
@@ -65,14 +70,18 @@ class Case:
     curvature: float = 0.08
     mask: str = "round"
     unnamed_symmetry: bool = False
+    copies: str = ""
 
 
 CASES = {
     "klh1": Case("", frames=4000, photons=497),
+    "klh1 75 photons": Case("", frames=10_000, photons=75),
     "4bed": Case("4bed_asu.pdb.gz"),
     "1bxr": Case("1bxr.pdb.gz", unnamed_symmetry=True),
     "2cex": Case("2cex.pdb.gz"),
     "1ei7 assembly": Case("1ei7.pdb.gz:assembly"),
+    "d5": Case("2cex.pdb.gz", copies="D5"),
+    "octahedral": Case("2cex.pdb.gz", copies="O"),
     "cube": Case("cube"),
     "demo": Case("demo"),
     "4bed 75 photons": Case("4bed_asu.pdb.gz", frames=10_000, photons=75),
@@ -112,22 +121,54 @@ class Run:
 
 def load(case: Case, name: str, data: Path, seed: int) -> tuple[Detector, Frames, Truth]:
     """Read klh1, or simulate the case; the simulation's seed is the run's."""
-    if name == "klh1":
+    if name.startswith("klh1"):
         folder = data / "klh1"
         source = open_source([folder / "photons.emc"], detector=folder / "det_sim.h5")
         frames = Frames.concatenate(list(source.batches(1000)))
         assert source.detector is not None
         truth = read_truth(folder / "truth.h5")
         voxels = replace(truth.intensity, voxel_size=1.0, units="detector_voxel")
-        return source.detector, frames, replace(truth, intensity=voxels)
+        truth = replace(truth, intensity=voxels)
+        if case.photons == 497:
+            return source.detector, frames, truth
+        return from_volume(source.detector, truth, case, seed)
     path, _, assembly = case.particle.partition(":")
     file = data / "pdb" / path
     particle = read_particle(f"{file}:{assembly}" if assembly else str(file) if file.exists() else path)
+    if case.copies:
+        particle = assembled(particle, case.copies)
     detector, truth, batches = simulate(
         particle, geometry(case, particle.diameter_A), n_frames=case.frames, photons=case.photons, seed=seed
     )
     frames = Frames.concatenate(list(batches))
     return (detector.with_mask(cross(case.pixels)) if case.mask == "cross" else detector), frames, truth
+
+
+def from_volume(detector: Detector, truth: Truth, case: Case, seed: int) -> tuple[Detector, Frames, Truth]:
+    """Frames of a known intensity at random poses, as bright as the case asks."""
+    rng = np.random.default_rng(seed)
+    rotation = random_rotations(case.frames, rng)
+    batches = []
+    for part in np.array_split(np.arange(case.frames), -(-case.frames // 200)):
+        point = np.einsum("nij,pj->npi", rotation[part], detector.q).reshape(-1, 3)
+        value = np.nan_to_num(sample(truth.intensity, point)).reshape(len(part), -1)
+        batches.append(value * detector.response * (detector.mask < BAD))
+    total = np.mean([b.sum(1).mean() for b in batches])
+    photons = np.concatenate([rng.poisson(b * (case.photons / total)).astype(np.uint16) for b in batches])
+    return detector, Frames.from_dense(photons), replace(truth, rotation=rotation)
+
+
+def assembled(particle: Particle, group: str) -> Particle:
+    """Copies of a particle, turned by the rotations of a point group, side by side around the origin."""
+    rotation = point_group(group)
+    centre = np.array([0.15, 0.3, 0.2]) * len(rotation) ** 0.5 * particle.diameter_A
+    scatterers = tuple(
+        replace(s, position_A=np.concatenate([(s.position_A + centre) @ g.T for g in rotation]),
+                weight=np.tile(s.weight, len(rotation)))
+        for s in particle.groups
+    )  # fmt: skip
+    reach = max(np.linalg.norm(s.position_A, axis=1).max() for s in scatterers)
+    return replace(particle, groups=scatterers, diameter_A=2 * (reach + 1.5), point_group=rotation)
 
 
 def geometry(case: Case, diameter_A: float) -> Preset:
@@ -153,25 +194,28 @@ def cross(n: int) -> np.ndarray:
 
 
 def floor_deg(detector: Detector, frames: Frames, truth: Truth, n: int = 500) -> float:
-    """Median error of the likeliest pose given the true volume: refinement from near the true pose."""
+    """Median error of the likeliest poses given the true volume, searched for like any others."""
     engine = Reconstruction(detector, ReconstructionSettings(), n)
-    photons = engine.pixels.sparse(frames.take(slice(0, n)))
     engine._measure(engine.pixels.sparse(frames.take(slice(0, 2000))))
+    engine.field, engine.radius = true_field(engine, truth), engine.pixels.orient_radius
+    likelihood, proposers = _finished(engine._prepare("search"))
+    photons = engine.pixels.sparse(frames.take(slice(0, n)))
+    found = infer_poses(photons, likelihood, proposers, engine.table, 1.0, engine.rng)
+    _, error = align_poses(found.rotation, truth.rotation[:n], truth.point_group)
+    return float(np.median(error))
+
+
+def true_field(engine: Reconstruction, truth: Truth) -> VoxelField:
+    """The true intensity as the engine's field, as bright as the frames are."""
     pixels = engine.pixels
     volume = VoxelField(pixels, engine.profile, np.random.default_rng(0))
     axis = (np.arange(pixels.edge) - pixels.edge // 2) * pixels.voxel_size
     z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
     value = np.nan_to_num(sample(truth.intensity, np.stack([x, y, z], -1).reshape(-1, 3)), nan=0.0)
-    expected = RadialProfile(pixels, np.bincount(photons.pixel, photons.count, len(pixels.rho)), n)
-    volume.ratio = (value / np.maximum(expected(grid_radius(pixels.edge)), 1e-9)).astype(np.float32)
+    volume.ratio = (value / np.maximum(volume.profile_grid, 1e-9)).astype(np.float32)
     seen = pixels.response @ np.interp(np.linalg.norm(pixels.q, axis=1), *_radial_mean(volume))
     volume.ratio *= engine.brightness.sum() / max(seen, 1e-9)
-    engine.field, engine.radius = volume, pixels.orient_radius
-    likelihood, _ = _finished(engine._prepare("none"))
-    start = np.einsum("nij,njk->nik", exp_map(np.random.default_rng(0).normal(0, 0.02, (n, 3))), truth.rotation[:n])
-    mode, _, _ = likelihood.refine(photons, np.ascontiguousarray(start[:, None], np.float32))
-    _, error = align_poses(mode[:, 0], truth.rotation[:n], truth.point_group)
-    return float(np.median(error))
+    return volume
 
 
 def _radial_mean(volume: VoxelField) -> tuple[np.ndarray, np.ndarray]:
