@@ -154,3 +154,16 @@ def test_figures_are_plain_json_and_a_table(truth):
     figures = json.loads(json.dumps(result.as_json()))
     assert figures["shell_cc"]["22"] == pytest.approx(1.0, abs=1e-3)
     assert comparison_table(result).row_count == 3 + len(SHELLS)
+
+
+def test_frames_that_another_program_left_out_do_not_count(truth):
+    poses = truth.rotation.astype(np.float64)
+    theirs = replace(truth, rotation=np.where(np.arange(N)[:, None, None] % 4, truth.rotation, np.nan))
+    result = compare_with_truth(run_with(truth.intensity, poses), theirs, "output_030.h5")
+    assert result.frames == 3 * N // 4 and result.pose_error_deg.max() < 0.1
+    nothing = replace(truth, rotation=np.full_like(truth.rotation, np.nan))
+    with pytest.raises(InputError, match=r"output_030\.h5 has no pose of any frame"):
+        compare_with_truth(run_with(truth.intensity, poses), nothing, "output_030.h5")
+    voxels = replace(truth, intensity=replace(truth.intensity, units="detector_voxel"))
+    with pytest.raises(InputError, match="compare a run without photon energy"):
+        compare_with_truth(run_with(truth.intensity, poses), voxels, "output_030.h5")

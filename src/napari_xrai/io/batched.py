@@ -21,7 +21,7 @@ BLOCK_PIXELS = 16_000_000
 MOST_PHOTONS = 2**31 - 1
 """Dense pixels read at once: bounds memory whatever batch size is asked for."""
 
-MOST_FRAMES, MOST_PIXELS = 2**40, 2**31 - 1
+MOST_FRAMES, MOST_PIXELS, MOST_DENSE_PIXELS = 2**40, 2**31 - 1, 2**25
 """More than these in a header is a damaged file, not data."""
 
 Rows = Callable[[int, int], Frames]
@@ -324,7 +324,7 @@ def find_ids(file: h5py.File, n_frames: int) -> dict[str, str]:
     return found
 
 
-def check_header(path: Path, n_frames: int, n_pixels: int) -> None:
+def check_header(path: Path, n_frames: int, n_pixels: int, most_pixels: int = MOST_PIXELS) -> None:
     """Refuse absurd sizes before anything is allocated.
 
     Raises
@@ -334,5 +334,5 @@ def check_header(path: Path, n_frames: int, n_pixels: int) -> None:
     """
     if not 0 < n_frames <= MOST_FRAMES:
         raise InputError(f"{path} claims {n_frames:,} frames: it holds no frames or its header is damaged")
-    if not 0 < n_pixels <= MOST_PIXELS:
+    if not 0 < n_pixels <= most_pixels:
         raise InputError(f"{path} claims {n_pixels:,} pixels per frame: its header is damaged")

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core.detector import detector_from_positions
 from ..core.frames import BAD, Detector, Frames
-from .batched import BatchedSource, Rows, check_header, dense_frames, find_ids, open_hdf5
+from .batched import MOST_DENSE_PIXELS, BatchedSource, Rows, check_header, dense_frames, find_ids, open_hdf5
 from .chunks import photon_rows
 from .compression import require_filters
 from .cxi_geometry import CxiExperiment
@@ -42,7 +42,7 @@ class CxiSource(BatchedSource):
         with open_hdf5(path) as file:
             data = _require_frames(path, file)
             n_frames, shape = _written(data), tuple(int(n) for n in data.shape[1:])
-            check_header(path, n_frames, int(np.prod(shape)))
+            check_header(path, n_frames, int(np.prod(shape)), MOST_DENSE_PIXELS)
             version = _version(file)
             super().__init__(f"CXI {version // 100}.{version // 10 % 10}", (path,), n_frames, shape)
             absent = check_view(path, data)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.frames import BAD, Detector, Frames
-from .batched import BatchedSource, Rows, check_header, open_hdf5
+from .batched import MOST_DENSE_PIXELS, BatchedSource, Rows, check_header, open_hdf5
 from .compression import require_filters
 from .photons import Scale, find_scale
 from .source import Beam, InputError
@@ -43,7 +43,7 @@ class DenseSource(BatchedSource):
     def __init__(self, format: str, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], beam: Beam, what: str):
         if len(shape) < 2 or dtype.kind not in "uif":
             raise InputError(f"{what} holds {dtype} of shape {shape}: give frames, (N, rows, columns) of counts")
-        check_header(path, shape[0], int(np.prod(shape[1:])))
+        check_header(path, shape[0], int(np.prod(shape[1:])), MOST_DENSE_PIXELS)
         super().__init__(format, (path,), shape[0], tuple(int(n) for n in shape[1:]), beam=beam)
         self.what, self._scale = what, Scale()
 
