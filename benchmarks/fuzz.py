@@ -245,6 +245,14 @@ def damaged(content: bytes, rng: np.random.Generator) -> bytes:
 # ---- the child
 
 
+def _stumble() -> None:
+    raise KeyError("on purpose")
+
+
+MISHAPS: dict[str, Callable[[], None]] = {"stumble": _stumble, "die": os.abort, "sleep": lambda: time.sleep(60)}
+"""What the watch must see: each is asked for by name."""
+
+
 def look_at(kind: str, path: Path, good: Path) -> None:
     """Open a file as the command line would."""
     from napari_xrai.io.mask import read_mask
@@ -252,6 +260,8 @@ def look_at(kind: str, path: Path, good: Path) -> None:
     from napari_xrai.io.open import classify, describe, open_source
     from napari_xrai.io.select import read_selection
 
+    if kind in MISHAPS:
+        MISHAPS[kind]()
     if kind == "selection":
         read_selection(str(path), 7)
         return

@@ -15,7 +15,7 @@ from ..core.frames import BAD, Detector
 from . import cxi, dragonfly, dragonfly_config, geom_text, nexus, plain, skopi
 from .batched import BatchedSource
 from .glance import Glance
-from .mask import LARGEST_BYTES, NUMPY_MAGIC, is_image
+from .mask import LARGEST_BYTES, NUMPY_MAGIC, WHITE, is_image
 from .source import Beam, InputError
 
 MOST_MODULES = 32
@@ -134,7 +134,7 @@ def _numpy_array(look: Glance) -> NDArray[Any] | None:
 
 
 def _is_raw_mask(look: Glance) -> bool:
-    if look.hdf5 is not None or max(look.head) > BAD or look.path.stat().st_size > LARGEST_BYTES:
+    if look.hdf5 is not None or max(look.head, default=WHITE) > BAD or look.path.stat().st_size > LARGEST_BYTES:
         return False
     return bool(np.fromfile(look.path, np.uint8).max() <= BAD)
 

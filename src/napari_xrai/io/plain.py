@@ -80,8 +80,8 @@ def frame_datasets(path: Path) -> list[str]:
     """
     found: list[str] = []
 
-    def visit(name: str, node: Any) -> None:
-        if isinstance(node, h5py.Dataset) and _can_hold_frames(node.shape, node.dtype):
+    def visit(name: str | bytes, node: Any) -> None:  # bytes: a name that is no text
+        if isinstance(name, str) and isinstance(node, h5py.Dataset) and _can_hold_frames(node.shape, node.dtype):
             found.append("/" + name)
 
     with open_hdf5(path) as file:
