@@ -88,7 +88,7 @@ class RunPhasing:
             result = phased.result()
         except ValueError as error:
             raise InputError(f"{self.saved.path} cannot be phased: {error}") from error
-        self.phasing = result.record(self.seed)
+        self.phasing = self._with_halves(result)
         self.density = None if result.verdict == "failed" else result.density
         write_phasing(self.saved, self.density, self.phasing)
         yield self.starts, self.starts
@@ -101,6 +101,14 @@ class RunPhasing:
             now.intensity, now.weight, self.starts, self.seed, radius=math.ceil(now.progress.radius), like=now.density,
             threads=self.threads, on_start=self._count,
         )  # fmt: skip
+
+    def _with_halves(self, result: PhasingResult) -> Phasing:
+        from .core.half_densities import compared_by_halves
+
+        record, now = result.record(self.seed), self._snapshot
+        if now.trust is None:  # a run stopped early, or made by an older version
+            return record
+        return compared_by_halves(record, result, now.trust.halves, now.weight, math.ceil(now.progress.radius))
 
     def _count(self) -> None:
         if self._given_up.is_set():

@@ -34,7 +34,7 @@ from .core.frames import STATUS_NAMES, Counters, Phasing, Poses, Progress, Snaps
 from .io.atomic import replacing, unwritable
 from .io.mrc import write_mrc
 from .io.source import InputError
-from .run_trust import get_trust, put_trust
+from .run_trust import get_phasing, get_trust, put_trust
 from .settings import Settings
 
 FORMAT_VERSION = 1
@@ -326,8 +326,10 @@ def _put_density(file: h5py.File, density: Volume | None, phasing: Phasing | Non
     if phasing is not None:
         group = file.create_group("resolution/phasing")
         for name, value in vars(phasing).items():
-            if name != "curves":
+            if name not in ("curves", "local_resolution"):
                 group.attrs[name] = value
+        if phasing.local_resolution is not None:
+            _put_volume(file, "density/local_resolution", phasing.local_resolution)
         for name, curve in phasing.curves.items():
             group[name] = curve
 
@@ -396,7 +398,7 @@ def _get_snapshot(file: h5py.File) -> Snapshot:
     return Snapshot(
         intensity=intensity,
         weight=Volume(file["intensity/weight"][()], intensity.voxel_size, intensity.units),
-        density=_get_volume(file, "density/volume") if "density" in file else None,
+        density=_get_volume(file, "density/volume") if "density/volume" in file else None,
         poses=Poses(**{f.name: file["poses"][f.name][()] for f in fields(Poses) if f.name in file["poses"]}),
         status=file["frames/status"][()],
         history={name: curve[()] for name, curve in file["resolution/history"].items()},
@@ -404,18 +406,12 @@ def _get_snapshot(file: h5py.File) -> Snapshot:
         counters=Counters(**plain("counters")),
         progress=Progress(**progress),
         facts=plain("facts"),
-        phasing=_get_phasing(file),
+        phasing=get_phasing(
+            file, _get_volume(file, "density/local_resolution") if "density/local_resolution" in file else None
+        ),
         trust=get_trust(file, intensity),
         **about,
     )
-
-
-def _get_phasing(file: h5py.File) -> Phasing | None:
-    group = file.get("resolution/phasing")
-    if group is None:
-        return None
-    about = {name: v.item() if isinstance(v, np.generic) else v for name, v in group.attrs.items()}
-    return Phasing(**about, curves={name: curve[()] for name, curve in group.items()})
 
 
 def _get_volume(file: h5py.File, name: str) -> Volume:

@@ -1,4 +1,4 @@
-"""What a run's intensity is worth, as its reconstruction.h5 holds it: errors, half-sets, views, forecast."""
+"""What a run's result is worth, as its reconstruction.h5 holds it: errors, half-sets, views, forecast, phasing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .core.frames import Volume
+from .core.frames import Phasing, Volume
 
 if TYPE_CHECKING:
     from .core.trust import Trust
@@ -38,13 +38,23 @@ def get_trust(file: Any, intensity: Volume) -> Trust | None:
     if "standard_error" not in file["intensity"] or not all(path in file for path in GROUPS.values()):
         return None
 
-    def fields(path: str) -> dict[str, Any]:
-        group = file[path]
-        plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in group.attrs.items()}
-        return plain | {k: v[()] for k, v in group.items()}
-
     one, other = (Volume(half, intensity.voxel_size, intensity.units) for half in file["intensity/halves"][()])
     return Trust(
         Volume(file["intensity/standard_error"][()], intensity.voxel_size, intensity.units), (one, other),
-        Coverage(**fields(GROUPS["coverage"])), Forecast(**fields(GROUPS["forecast"])),
+        Coverage(**_plain(file[GROUPS["coverage"]]), **_arrays(file[GROUPS["coverage"]])),
+        Forecast(**_plain(file[GROUPS["forecast"]]), **_arrays(file[GROUPS["forecast"]])),
     )  # fmt: skip
+
+
+def get_phasing(file: Any, local_resolution: Volume | None) -> Phasing | None:
+    """How the density was found; None where several starts were not compared."""
+    group = file.get("resolution/phasing")
+    return None if group is None else Phasing(**_plain(group), curves=_arrays(group), local_resolution=local_resolution)
+
+
+def _plain(group: Any) -> dict[str, Any]:
+    return {key: value.item() if isinstance(value, np.generic) else value for key, value in group.attrs.items()}
+
+
+def _arrays(group: Any) -> dict[str, Any]:
+    return {key: dataset[()] for key, dataset in group.items()}

@@ -198,7 +198,7 @@ class Session:
 
     def _phase_well(self, engine: Reconstruction) -> Iterator[Progress]:
         """Phase a finished intensity from several starts: the live density is good to watch, not to keep."""
-        snapshot = engine.snapshot()
+        snapshot = engine.snapshot(all_poses=True)
         if snapshot is not None:
             self._phasing.update(snapshot)
             progress = replace(snapshot.progress, phase="phasing the density")
@@ -353,18 +353,20 @@ class _LivePhasing:
 
     def finish(self, snapshot: Snapshot) -> None:
         """Replace the live density by the average of the independent starts that agree; by none, where no two do."""
+        from .core.half_densities import compared_by_halves
         from .core.phasing import phase
 
         self._finishing = True
+        radius = math.ceil(snapshot.progress.radius)
         try:
-            result = phase(
-                snapshot.intensity, snapshot.weight, FINAL_STARTS,
-                radius=math.ceil(snapshot.progress.radius), like=self.density,
-            )  # fmt: skip
+            result = phase(snapshot.intensity, snapshot.weight, FINAL_STARTS, radius=radius, like=self.density)
         except ValueError as error:  # nothing measured that could be phased
             self.outcome = Phasing("failed", str(error), FINAL_STARTS, 0, 0)
         else:
             self.outcome = result.record(seed=0)
+            if snapshot.trust is not None:
+                halves = snapshot.trust.halves
+                self.outcome = compared_by_halves(self.outcome, result, halves, snapshot.weight, radius)
         self.density = None if self.outcome.verdict == "failed" else result.density
         self.finished = True
 

@@ -250,8 +250,10 @@ class Phasing:
     starts, kept, seed : int
         Random phase sets tried, those that agree, and what they were drawn from.
     curves : dict of str to (S,) float64
-        Over |q|: ``q`` (in the intensity's units), ``prtf``, ``agreement``, ``background``; empty where there was
-        nothing to phase.
+        Over |q|: ``q`` (in the intensity's units), ``prtf``, ``agreement``, ``background``, and ``half_fsc`` where
+        half-sets were phased; empty where there was nothing to phase.
+    local_resolution : Volume or None
+        Where half-sets were phased: length to which they agree about each voxel of the density; 0 outside the particle.
     """
 
     verdict: PhasingVerdict
@@ -260,6 +262,7 @@ class Phasing:
     kept: int
     seed: int
     curves: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    local_resolution: Volume | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,9 @@ from .frames import Volume
 HALF_SET_THRESHOLD = 1.0 / 7.0
 """FSC of two half-set maps where their average correlates 0.5 with the truth (Rosenthal & Henderson 2003, eq. 16)."""
 
+RESOLVED = 0.5
+"""Threshold for halves that share their poses: ½, as against a known map. They are not independent enough for 1/7."""
+
 
 @dataclass(frozen=True, eq=False)
 class ShellCurve:
