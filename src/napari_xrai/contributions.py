@@ -23,12 +23,14 @@ Reader = Callable[[str | list[str]], list[Any]]
 
 
 def get_reader(path: str | list[str]) -> Reader | None:
-    """Napari's reader hook: ours where the content is ours, whatever the name."""
-    from .io.open import classify
+    """Napari's reader hook: ours where the content is ours, whatever the name; not pictures and plain arrays."""
+    from .io.open import classify, is_ours
 
-    paths = [path] if isinstance(path, str) else list(path)
-    kinds = {classify(Path(p)) for p in paths if Path(p).exists()}
-    return _read if kinds and kinds <= {"frames", "detector", "mask", "run"} else None
+    paths = [Path(p) for p in ([path] if isinstance(path, str) else path)]
+    kinds = {classify(p) for p in paths if p.exists()}
+    if not kinds <= {"frames", "detector", "mask", "run"}:
+        return None
+    return _read if any(is_ours(p) for p in paths if p.exists()) else None
 
 
 def _read(path: str | list[str]) -> list[Any]:

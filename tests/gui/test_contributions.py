@@ -34,6 +34,13 @@ def test_files_are_told_apart_by_content(tiny, tmp_path):
     other.write_bytes(b"\x89PNG")
     assert get_reader(str(other)) is None
     assert get_reader(str(tmp_path / "nothing.emc")) is None
+    for stack in (
+        np.zeros((100, 8, 8), np.uint8),
+        np.zeros((8, 8), np.uint8),
+    ):  # napari's own, unless dropped on the panel
+        np.save(tmp_path / "stack.npy", stack)
+        assert get_reader(str(tmp_path / "stack.npy")) is None
+    assert get_reader([str(renamed), str(tmp_path / "stack.npy")]) is not None
 
 
 def test_a_run_folder_opens_as_maps_and_is_saved_as_mrc(viewer, tmp_path):

@@ -195,3 +195,11 @@ def test_reading_many_frames_needs_no_more_memory_than_few(tmp_path):
     tracemalloc.stop()
     assert photons == 20_000_000
     assert peak < 60e6
+
+
+def test_plain_arrays_beside_frames_in_a_folder_are_not_frames(tiny, tmp_path):
+    (tmp_path / "a.emc").write_bytes((tiny / "photons.emc").read_bytes())
+    np.save(tmp_path / "powder.npy", np.ones((50, 64, 64), np.uint16))
+    assert [path.name for path in open_source([tmp_path]).paths] == ["a.emc"]
+    (tmp_path / "a.emc").unlink()
+    assert [path.name for path in open_source([tmp_path]).paths] == ["powder.npy"]

@@ -45,11 +45,15 @@ class Geometry:
 
 @dataclass(frozen=True)
 class FrameFormat:
-    """Frames: `sniff` tells them by content, `open` makes a source of them."""
+    """Frames: `sniff` tells them by content, `open` makes a source of them.
+
+    `common` formats may hold anything: other programs open them as well, and a folder may have some beside its frames.
+    """
 
     sniff: Callable[[Glance], bool]
     open: Callable[[Path, Beam], BatchedSource]
     kind: Kind = "frames"
+    common: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,8 +158,8 @@ FORMATS: tuple[FrameFormat | DetectorFormat | OtherFormat, ...] = (
     OtherFormat(_is_numpy_volume, "volume"),
     OtherFormat(_is_hdf5_mask, "mask"),
     FrameFormat(nexus.is_nexus, nexus.NexusSource),
-    FrameFormat(plain.is_numpy_frames, plain.NumpyFrames),
-    FrameFormat(plain.is_plain_hdf5, plain.open_hdf5_dataset),
+    FrameFormat(plain.is_numpy_frames, plain.NumpyFrames, common=True),
+    FrameFormat(plain.is_plain_hdf5, plain.open_hdf5_dataset, common=True),
     OtherFormat(lambda look: is_image(look.head), "mask"),
     OtherFormat(_is_raw_mask, "mask"),
 )

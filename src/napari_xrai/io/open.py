@@ -102,6 +102,19 @@ def find_format(path: Path) -> FrameFormat | DetectorFormat | OtherFormat | None
         return next((row for row in FORMATS if row.sniff(look)), None)
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a file, or one in a folder, can only be meant for X-RAI: a picture or a plain array could be anything."""
+    path = Path(path)
+    if path.is_dir():
+        return _classify_folder(path) == "run" or any(map(is_ours, _files_by_kind(path)["frames"]))
+    try:
+        row = find_format(path) if path.is_file() and path.stat().st_size else None
+    except InputError:
+        return True  # damaged: opening it says how
+    common = isinstance(row, FrameFormat) and row.common
+    return row is not None and row.kind in ("frames", "detector", "run") and not common
+
+
 def _classify_folder(path: Path) -> Kind:
     if any((path / name).is_file() for name in ("reconstruction.h5", "metrics.jsonl")):
         return "run"
@@ -120,7 +133,8 @@ def _files_by_kind(folder: Path) -> dict[str, list[Path]]:
         kind = classify(path)
         if kind in found:
             found[kind].append(path)
-    return found
+    certain = [path for path in found["frames"] if is_ours(path)]
+    return {**found, "frames": certain or found["frames"]}
 
 
 def open_source(
