@@ -97,6 +97,8 @@ METHODS = {
     "engine": ReconstructionSettings(),
     "encoder": ReconstructionSettings(proposals="encoder"),
     "both": ReconstructionSettings(proposals="both"),
+    "hash": ReconstructionSettings(field="hash"),
+    "siren": ReconstructionSettings(field="siren"),
 }
 
 
