@@ -120,6 +120,10 @@ class Hdf5Photons(BatchedSource):
             for name in ("num_pix", *names):
                 if not isinstance(file.get(name), h5py.Dataset):
                     raise InputError(f"{path} has no dataset {name}: it is not a complete photons file")
+            for name in names:
+                kind = h5py.check_vlen_dtype(file[name].dtype)
+                if file[name].ndim != 1 or kind is None or np.dtype(kind).kind not in "iu":
+                    raise InputError(f"{path}: {name} is no list of pixels per frame: write it again")
             n_pixels = int(np.ravel(file["num_pix"][()])[0])
             lengths = {file[name].shape[0] for name in names}
             if len(lengths) != 1:
