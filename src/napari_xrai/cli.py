@@ -390,8 +390,10 @@ def _closing_words(snapshot: Snapshot, out: Path) -> str:
     counters = snapshot.counters
     resolution = f"{snapshot.resolution_A:.1f} Å, " if snapshot.resolution_A else ""
     phasing = f"density {snapshot.phasing.verdict}: {snapshot.phasing.reason}\n" if snapshot.phasing else ""
+    trust = snapshot.trust if snapshot.verdict != "failed" else None
+    outlook = f"{trust.forecast.sentence}\n{trust.coverage.sentence}\n" if trust is not None else ""
     return (
-        f"{snapshot.verdict}: {resolution}{snapshot.reason}\n{phasing}"
+        f"{snapshot.verdict}: {resolution}{snapshot.reason}\n{phasing}{outlook}"
         f"{counters.used:,} of {counters.received:,} frames used; everything is in {out}/"
     )
 

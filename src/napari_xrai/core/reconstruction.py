@@ -27,6 +27,7 @@ from .pixels import SparsePhotons, pixels_of
 from .pose_uncertainty import PoseUncertainty, measure_uncertainty
 from .resolution import ShellCurve, crossing, shell_correlation
 from .search import PolarSearch
+from .sizing import measure_size
 from .speckle import measure_speckle
 from .trust import assess
 from .workers import chunks
@@ -229,10 +230,10 @@ class Reconstruction:
             given = {"fixed": float("inf"), "profiled": 0.0}
             self.fluence_shape = given.get(self.settings.fluence, self.speckle.fluence_shape)
         self.amortised = AmortisedPoses(pixels, self.brightness, size, self.fluence_shape)
-        unit = pixels.voxel_size
+        unit, particle = pixels.voxel_size, measure_size(pixels, reservoir, self.speckle)
         length = "Å" if pixels.units == "1/angstrom" else "/voxel"
         self.facts.update({
-            "diameter": f"{self.speckle.diameter / unit:.3g} {length}",
+            "diameter": f"{particle.diameter / unit:.3g} {length}, from the {particle.source}",
             "start": f"{1 / (self.start_radius * unit):.3g} {length}",
             "edge resolution": f"{1 / (pixels.orient_radius * unit):.3g} {length}",
             "volume": f"{pixels.edge}³ voxels",
