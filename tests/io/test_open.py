@@ -1,6 +1,7 @@
 """The door: what a file is, said in words; what cannot be used, said in one sentence."""
 
 import json
+from dataclasses import replace
 
 import h5py
 import imageio.v3 as imageio
@@ -116,6 +117,13 @@ def test_a_mask_may_be_that_of_frames_or_of_a_geometry(tmp_path):
     text = "res = 5000\na/min_ss = 0\na/max_ss = 1\na/min_fs = 0\na/max_fs = 1\na/corner_x = 0\na/corner_y = 0\n"
     (tmp_path / "a.geom").write_text(text)
     assert read_mask(tmp_path / "a.geom", (2, 3)).tolist() == [0, 0, 2, 0, 0, 2]
+
+
+def test_frames_without_any_mask_are_told(tiny, tmp_path):
+    source = open_source([tiny / "photons.emc", tiny / "det_sim.h5"])
+    assert "no pixel is masked" not in describe(source).notes
+    source.detector = replace(source.detector, mask=np.zeros(4096, np.uint8))
+    assert "no pixel is masked" in describe(source).sentence
 
 
 def test_a_mask_that_lies_on_its_side_is_refused(tmp_path):

@@ -319,7 +319,14 @@ def describe(source: FrameSource) -> Description:
         seen += len(batch)
         if seen >= _frames_to_look_at(source):
             break
+    notes = list(getattr(source, "notes", ()))
+    if source.detector is not None and not source.detector.mask.any():
+        notes.append("no pixel is masked")
     return Description(
-        source.format, source.n_frames, source.shape, photons / max(seen, 1),
-        list(getattr(source, "missing", ())), list(getattr(source, "notes", ())),
-    )  # fmt: skip
+        source.format,
+        source.n_frames,
+        source.shape,
+        photons / max(seen, 1),
+        list(getattr(source, "missing", ())),
+        notes,
+    )
