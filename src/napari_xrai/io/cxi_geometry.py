@@ -146,8 +146,9 @@ class CxiExperiment:
         if not isinstance(node, h5py.Dataset) or node.dtype.kind not in "iuf":
             return None
         size = int(np.prod(shape))
-        once = node[()] if node.size == size else node[0] if node.ndim and node.shape[0] >= self._n_frames else None
-        if once is None or once.size != size:
+        repeated = node.ndim > 1 and node.shape[0] >= self._n_frames and int(np.prod(node.shape[1:])) == size
+        once = node[()] if node.size == size else node[0] if repeated else None
+        if once is None:
             raise InputError(
                 f"{self._file.filename}: {node.name} has shape {node.shape}, which does not describe {shape[0]} "
                 f"module{'s' * (shape[0] != 1)}: correct it"

@@ -17,7 +17,7 @@ from .batched import open_hdf5
 from .compression import require_filters
 from .dense import DenseSource
 from .glance import Glance
-from .nexus_geometry import beam_energy_eV, length_m, module_pixels, nexus_class, nexus_text
+from .nexus_geometry import beam_energy_eV, length_m, module_groups, module_pixels, nexus_text
 from .source import UNKNOWN_BEAM, Beam, InputError
 from .views import check_view
 
@@ -124,25 +124,30 @@ def is_nexus(look: Glance) -> bool:
 
 
 def _find_entry(file: h5py.File) -> h5py.Group | None:
+    """By its parts, not by its classes: reading text of varying length from a damaged file can end the process."""
     for node in file.values():
-        if isinstance(node, h5py.Group) and (nexus_class(node) == "NXentry" or node.name == "/entry"):
-            definition = node.get("definition")
-            said = nexus_text(definition[()]) if isinstance(definition, h5py.Dataset) and definition.shape == () else ""
-            if said == "NXmx" or (isinstance(node.get("instrument"), h5py.Group) and "data" in node):
-                return node
+        if isinstance(node, h5py.Group) and isinstance(node.get("data"), h5py.Group) and _detectors(node):
+            return node
     return None
+
+
+def _detectors(entry: h5py.Group) -> list[h5py.Group]:
+    """Groups of the instrument that describe a detector."""
+    instrument = entry.get("instrument")
+    groups = instrument.values() if isinstance(instrument, h5py.Group) else ()
+    own = ("distance", "pixel_mask", "x_pixel_size", "beam_center_x", "data")
+    return [g for g in groups if isinstance(g, h5py.Group) and (any(n in g for n in own) or module_groups(g))]
 
 
 def _require_entry(path: Path, file: h5py.File) -> h5py.Group:
     entry = _find_entry(file)
-    if entry is None or not isinstance(entry.get("instrument"), h5py.Group):
+    if entry is None:
         raise InputError(f"{path} has no entry/instrument: it is no complete NXmx file")
     return entry
 
 
 def _detector_group(entry: h5py.Group) -> h5py.Group:
-    groups = [n for n in entry["instrument"].values() if isinstance(n, h5py.Group)]
-    found = [n for n in groups if nexus_class(n) == "NXdetector" or n.name.rsplit("/", 1)[-1] == "detector"]
+    found = _detectors(entry)
     if len(found) != 1:
         raise InputError(f"{entry.file.filename} describes {len(found)} detectors: give a file of one detector")
     return found[0]

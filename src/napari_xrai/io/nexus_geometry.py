@@ -40,9 +40,8 @@ def module_pixels(
     InputError
         If a module lies outside the frame, or a chain of axes leads nowhere.
     """
-    groups = [node for node in detector.values() if isinstance(node, h5py.Group)]
-    modules = [node for node in groups if nexus_class(node) == "NXdetector_module"]
-    if not modules or not all("fast_pixel_direction" in m and "slow_pixel_direction" in m for m in modules):
+    modules = module_groups(detector)
+    if not modules:
         return None
     centre, area = np.zeros((*shape, 3)), np.zeros((*shape, 3))
     mask = np.full(shape, BAD, np.uint8)
@@ -59,6 +58,12 @@ def module_pixels(
     # pixels of no module: bad, and anywhere but at the sample
     flat[0][outside], flat[1][outside] = flat[0][~outside][0], flat[1][~outside][0]
     return *flat, mask.reshape(-1)
+
+
+def module_groups(detector: h5py.Group) -> list[h5py.Group]:
+    """The detector's modules: groups that say where their pixels go."""
+    groups = [node for node in detector.values() if isinstance(node, h5py.Group)]
+    return [g for g in groups if "fast_pixel_direction" in g and "slow_pixel_direction" in g]
 
 
 def _place(module: h5py.Group, size: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -115,11 +120,6 @@ def beam_energy_eV(groups: list[h5py.Group]) -> float | None:
         if isinstance(energy, h5py.Dataset) and _number(energy) > 0:
             return _number(energy) * EV.get(nexus_text(energy.attrs.get("units")).lower(), 1.0)
     return None
-
-
-def nexus_class(node: Any) -> str:
-    """The NeXus class of a group, or nothing."""
-    return nexus_text(node.attrs.get("NX_class"))
 
 
 def nexus_text(value: Any) -> str:
