@@ -25,7 +25,8 @@ FACTORS = (1, 2, 5, 10)
 GROWTH = (0.5, 1.0, 1.5)
 """Powers of m with which S may grow: pessimistic, expected, optimistic."""
 
-RESOLVED = 0.5
+NEAR_EDGE = 0.9
+"""Of the detector's radius: half-sets that end further in are limited by something else."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,7 @@ class Forecast:
     edge : float
         |q| of the last shell with a figure: there is nothing to be had beyond.
     at_edge : (F,) bool
-        Whether the forecast is limited by that edge.
+        Whether the forecast is limited by that shell.
     sentence : str
         In words.
     """
@@ -82,9 +83,10 @@ def forecast(halves: ShellCurve, frames: int, units: str, edge: float) -> Foreca
     last = float(curve.q[-1]) if known.any() else float("nan")
     factors = np.array(FACTORS, np.float64)
     at_edge = np.isclose(found[1], last)
+    limit = "the detector's edge" if last > NEAR_EDGE * edge else "the last shell in use so far"
     return Forecast(
         factors, (factors * frames).astype(np.int64), found[1], found[0], found[2], last, at_edge,
-        _sentence(found, at_edge, units),
+        _sentence(found, at_edge, limit, units),
     )  # fmt: skip
 
 
@@ -97,15 +99,15 @@ def _falling(value: F64) -> F64:
     return np.clip(np.asarray(isotonic_regression(value, increasing=False).x, np.float64), 0.0, 1.0)
 
 
-def _sentence(found: F64, at_edge: NDArray[np.bool_], units: str) -> str:
+def _sentence(found: F64, at_edge: NDArray[np.bool_], limit: str, units: str) -> str:
     if not np.isfinite(found[1, 0]):
         return "the half-sets do not agree yet: nothing can be forecast"
     if at_edge[0]:
-        return "the half-sets agree to the detector's edge: more frames bring no more resolution, only less noise"
+        return f"the half-sets agree to {limit}: more frames bring no more resolution there, only less noise"
     words = []
     for column in range(1, len(FACTORS)):
         if at_edge[column]:
-            words.append(f"{FACTORS[column]}× the detector's edge ({_length(found[1, column], units)})")
+            words.append(f"{FACTORS[column]}× {limit} ({_length(found[1, column], units)})")
             break
         best, worst = found[2, column], found[0, column]
         span = (

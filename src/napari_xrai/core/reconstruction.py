@@ -188,7 +188,7 @@ class Reconstruction:
             before = self.history["log_likelihood"][-1]
             yield from self._pass(stream, n_frames or len(reservoir), self.settings.proposals, start, span)
             self.passes_done += 1
-            self.gaining = self.history["log_likelihood"][-1] - before > GAINING
+            self.gaining = bool(self.history["log_likelihood"][-1] - before > GAINING)  # JSON knows no NumPy
         self.phase, self.fraction = "done", 1.0
         yield self.progress()
 
