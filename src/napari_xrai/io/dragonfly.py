@@ -20,6 +20,7 @@ from .vlen import ListReader, can_read_lists
 HEADER_BYTES = 1024
 SPARSE, DENSE_INT, DENSE_DOUBLE = 0, 1, 2
 
+MOST_DETECTOR_PIXELS = 2**24
 BLOCK_LIT = 2**25
 """Lit pixels that a read may meet: bounds memory."""
 
@@ -233,15 +234,26 @@ def fit_ewald_radius(q: NDArray[np.float64]) -> float | None:
 
 def _read_hdf5_columns(path: Path) -> tuple[NDArray[np.float64], float | None, NDArray[np.float64] | None]:
     with open_hdf5(path) as file:
-        for name in ("qx", "qy", "qz", "corr", "mask"):
-            if not isinstance(file.get(name), h5py.Dataset):
-                raise InputError(f"{path} has no dataset {name}: it is not a complete detector file")
-        columns = [np.asarray(file[n][()], np.float64).ravel() for n in ("qx", "qy", "qz", "corr", "mask")]
-        radius = float(np.ravel(file["ewald_rad"][()])[0]) if "ewald_rad" in file else None
-        background = np.asarray(file["background"][()], np.float64).ravel() if "background" in file else None
+        found = {name: _column(file, name) for name in ("qx", "qy", "qz", "corr", "mask", "ewald_rad", "background")}
+    columns = []
+    for name in ("qx", "qy", "qz", "corr", "mask"):
+        column = found[name]
+        if column is None:
+            raise InputError(f"{path} has no dataset {name} of numbers: it is not a complete detector file")
+        columns.append(column)
+    radius = None if found["ewald_rad"] is None else float(found["ewald_rad"][0])
+    background = found["background"]
     if len({len(c) for c in columns}) != 1 or (background is not None and len(background) != len(columns[0])):
         raise InputError(f"{path}: its datasets have different lengths: make the detector again")
     return np.stack(columns, axis=1), radius, background
+
+
+def _column(file: h5py.File, name: str) -> NDArray[np.float64] | None:
+    """A dataset of numbers, flattened; None where there is none, or nothing that a detector could have."""
+    node = file.get(name)
+    if not isinstance(node, h5py.Dataset) or node.dtype.kind not in "biuf" or not 0 < node.size <= MOST_DETECTOR_PIXELS:
+        return None
+    return np.asarray(node[()], np.float64).ravel()
 
 
 def ascii_detector_header(head: bytes) -> list[float] | None:
