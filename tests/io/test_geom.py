@@ -155,7 +155,7 @@ def test_a_file_of_frames_without_geometry_takes_a_geom_and_keeps_its_own_mask(t
         group = file.create_group("entry_1/instrument_1/detector_1")
         group["data"] = np.random.default_rng(0).poisson(1.0, (3, 2, 4, 5)).astype(np.float32)
         group["mask"] = np.zeros((3, 2, 4, 5), np.uint32)
-        group["mask"][1, 1, 2, 3] = 0x800
+        group["mask"][:, 1, 2, 3] = 0x800
         file["entry_1/trainId"] = np.arange(3)
         file["entry_1/data_1"] = h5py.SoftLink("/entry_1/instrument_1/detector_1")
         file["cxi_version"] = [150]

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from napari_xrai.io.batched import open_hdf5
 from napari_xrai.io.source import InputError
 from napari_xrai.io.vlen import ListReader, can_read_lists
 
@@ -49,3 +50,19 @@ def test_heaps_that_lead_nowhere_are_one_sentence(tmp_path):
         refused = pytest.raises(InputError, match=r"b\.h5: its lists of lit pixels lead nowhere")
         with h5py.File(tmp_path / "b.h5") as file, (tmp_path / "b.h5").open("rb") as raw, refused:
             ListReader(raw, "b.h5").read(file["a"], 0, 2)
+
+
+def test_a_heap_that_leads_to_itself_is_refused_before_hdf5_goes_round(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["number"] = 1
+        file["number"].attrs["units"] = "metre"
+    with open_hdf5(path) as file:
+        assert file["number"].attrs["units"] == "metre"
+    content = bytearray(path.read_bytes())
+    first = content.index(b"GCOL") + 16
+    content[first : first + 16] = bytes(16)
+    (tmp_path / "b.h5").write_bytes(content)
+    refused = pytest.raises(InputError, match=r"b\.h5 is damaged \(a heap that leads to itself\)")
+    with refused, open_hdf5(tmp_path / "b.h5"):
+        pass

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.frames import Detector, Frames
+from .heaps import check_heaps
 from .source import UNKNOWN_BEAM, Beam, InputError
 
 BLOCK_PIXELS = 16_000_000
@@ -298,6 +299,7 @@ def _is_of_h5py(error: Exception) -> bool:
 
 def _opened(path: Path) -> h5py.File:
     """Without a lock: reading must work beside a writer and on shared file systems."""
+    check_heaps(path)
     try:
         return h5py.File(path, "r", locking=False)
     except OSError as error:

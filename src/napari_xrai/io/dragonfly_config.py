@@ -48,7 +48,7 @@ class ConfiguredSource(BatchedSource):
     def __init__(self, path: Path, beam: Beam = UNKNOWN_BEAM) -> None:
         config = _Config(path)
         inner = join([_open_photons(photons) for photons in config.photons()])
-        super().__init__(f"{inner.format}, by config.ini", (path,), inner.n_frames, inner.shape, ids=inner.ids)
+        super().__init__(f"{inner.format}, by config.ini", inner.paths, inner.n_frames, inner.shape, ids=inner.ids)
         self._inner = inner
         self.beam = beam.over(config.beam())
         file = config.detector_file()

@@ -92,7 +92,7 @@ def _values(path: Path, dataset: str | None, shape: tuple[int, ...] | None) -> N
 
 def _hdf5_values(path: Path, dataset: str | None) -> NDArray[Any]:
     with open_hdf5(path) as hdf5:
-        names = [n for n in hdf5 if isinstance(hdf5.get(n), h5py.Dataset)]
+        names = [n for n in map(str, hdf5) if isinstance(hdf5.get(n), h5py.Dataset)]
         name = dataset or ("mask" if "mask" in names else names[0] if len(names) == 1 else None)
         node = hdf5.get("/" + name) if name is not None else None
         if isinstance(node, h5py.Dataset):

@@ -69,7 +69,7 @@ class NexusSource(DenseSource):
         bad = np.zeros(self.n_pixels, bool)
         for name in detector:
             node = detector.get(name)
-            if not name.startswith("pixel_mask") or not isinstance(node, h5py.Dataset) or node.ndim < 2:
+            if not str(name).startswith("pixel_mask") or not isinstance(node, h5py.Dataset) or node.ndim < 2:
                 continue
             bits = np.asarray(node[:MASKS_READ] if node.ndim > len(self.shape) else node[()][None]).astype(np.int64)
             if bits[0].size != self.n_pixels:

@@ -187,12 +187,8 @@ def open_source(
     source.notes = (*source.notes, *notes)
     if detectors:
         _use_detector_file(source, detectors[0], beam)
-    elif source.detector is None and len(source.shape) == 2 and distance_m and pixel_size_m:
-        source.detector = square_detector(
-            (source.shape[0], source.shape[1]), pixel_size_m, distance_m, energy_eV, polarization=polarization or "none"
-        )
-        source.missing = tuple(m for m in source.missing if m != "geometry")
-        source.notes = (*source.notes, "the beam centre is not in these files: taken at the middle of the frame")
+    else:
+        _use_figures(source, beam)
     if masks:
         _use_mask(source, masks[0])
     if select is not None:
@@ -272,6 +268,20 @@ def _use_detector_file(source: BatchedSource, path: Path, beam: Beam) -> None:
     source.detector = found.detector if mask is None else found.detector.with_mask(mask)
     source.missing = found.missing
     source.notes = (*source.notes, *found.notes)
+
+
+def _use_figures(source: BatchedSource, beam: Beam) -> None:
+    """A plain detector, where no file says more and there are figures enough for one."""
+    if source.detector is not None or len(source.shape) != 2 or not (beam.distance_m and beam.pixel_size_m):
+        return
+    source.detector = square_detector(
+        (source.shape[0], source.shape[1]), beam.pixel_size_m, beam.distance_m, beam.over(source.beam).energy_eV,
+        polarization=beam.over(source.beam).polarization or "none",
+    )  # fmt: skip
+    if source.mask is not None:
+        source.detector = source.detector.with_mask(source.mask)
+    source.missing = tuple(m for m in source.missing if m != "geometry")
+    source.notes = (*source.notes, "the beam centre is not in these files: taken at the middle of the frame")
 
 
 def _use_mask(source: BatchedSource, path: Path) -> None:
