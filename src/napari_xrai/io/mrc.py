@@ -12,7 +12,7 @@ from .atomic import replacing
 from .source import InputError
 
 LABEL_BYTES = 80
-HEADER_BYTES, MAGIC_AT, MACHINE_AT, BIG_ENDIAN = 1024, 208, 212, 0x11
+HEADER_BYTES, MORE_AT, MAGIC_AT, MACHINE_AT, BIG_ENDIAN = 1024, 92, 208, 212, 0x11
 
 
 def write_mrc(volume: Volume, path: Path, label: str) -> None:
@@ -66,9 +66,10 @@ def _check_size(path: Path) -> None:
         size = path.stat().st_size
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): check the name") from error
-    if head[MAGIC_AT : MAGIC_AT + 4] != b"MAP ":
+    if len(head) < HEADER_BYTES or head[MAGIC_AT : MAGIC_AT + 4] != b"MAP ":
         return  # compressed, or none: mrcfile says
     order = ">" if head[MACHINE_AT] == BIG_ENDIAN else "<"
     nx, ny, nz = (int(n) for n in np.frombuffer(head[:12], f"{order}i4"))
-    if min(nx, ny, nz) <= 0 or nx * ny * nz > 8 * size:
+    more = int(np.frombuffer(head[MORE_AT : MORE_AT + 4], f"{order}i4")[0])
+    if min(nx, ny, nz) <= 0 or nx * ny * nz > 8 * size or not 0 <= more <= size:
         raise InputError(f"{path} promises {nx} × {ny} × {nz} voxels, more than it holds: copy it again in full")
