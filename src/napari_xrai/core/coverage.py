@@ -77,7 +77,8 @@ class ViewDensity:
     def __init__(self, direction: NDArray[np.floating]) -> None:
         self.frames = len(direction)
         self.node = fibonacci_directions(NODES)
-        _, nearest = cKDTree(self.node).query(direction)
+        upper = direction * np.where(direction[:, 2:] < 0, -1.0, 1.0)  # d and −d are one view
+        _, nearest = cKDTree(self.node).query(upper)
         views = np.bincount(nearest, minlength=NODES) / max(self.frames, 1)
         self.views: F64 = views
         cosine = self.node @ self.node.T

@@ -22,6 +22,9 @@ BAND = 2
 WINDOW = 2.5
 """Standard deviation of the window in wavelengths of the finest band: fewer waves say nothing, more are not local."""
 
+WIDEST = 0.5
+"""But at least so much of the band's own longest wavelength."""
+
 
 def local_resolution(
     one: Volume, other: Volume, inside: NDArray[np.bool_], radius: int, threshold: float = RESOLVED
@@ -54,15 +57,15 @@ def local_resolution(
     n = one.data.shape[0]
     shell, _ = fourier_shells(n)
     transforms = [scipy.fft.rfftn(volume.data.astype(np.float32)) for volume in (one, other)]
-    window = np.exp(-2 * np.square(np.pi * WINDOW / max(radius, 1) * shell)).astype(np.float32)
-    box = tuple(slice(int(axis.min()), int(axis.max()) + 1) for axis in np.nonzero(inside)) if inside.any() else None
     found = np.full(one.data.shape, float(max(radius, 1)), np.float32)
     open_ = inside.copy()
     before: F32 = np.ones(one.data.shape, np.float32)
     for low in range(1, radius + 1, BAND):
-        if box is None or not open_.any():
+        if not open_.any():
             break
         band = (shell >= low) & (shell < low + BAND)
+        width = max(WINDOW / radius, WIDEST / low)
+        window = np.exp(-2 * np.square(np.pi * width * shell)).astype(np.float32)
         a, b = (scipy.fft.irfftn(t * band, s=one.data.shape) for t in transforms)
         ab, aa, bb = (scipy.fft.irfftn(scipy.fft.rfftn(x) * window, s=one.data.shape) for x in (a * b, a * a, b * b))
         value = (ab / np.sqrt(np.maximum(aa * bb, 1e-30))).astype(np.float32)

@@ -1,0 +1,54 @@
+"""Views: even ones are called even, uneven ones are not, and frames that were drawn together are traced back."""
+
+import numpy as np
+import pytest
+
+from napari_xrai.core.coverage import ViewDensity
+from napari_xrai.core.rotations import exp_map, random_rotations
+
+
+def directions(n: int, seed: int) -> np.ndarray:
+    return random_rotations(n, np.random.default_rng(seed))[:, :, 2]
+
+
+@pytest.mark.parametrize("n", [100, 4000])
+def test_even_views_are_as_uneven_as_chance_makes_them(n):
+    found = [ViewDensity(directions(n, seed)).coverage() for seed in range(20)]
+    assert sum(c.sentence.startswith("views are even") for c in found) >= 19
+    assert np.mean([c.anisotropy / c.expected for c in found]) == pytest.approx(1, abs=0.1)
+    assert np.mean([c.power for c in found], 0) == pytest.approx([1, 1, 1], abs=0.35)
+
+
+def test_missing_views_are_found_where_they_are_missing():
+    d = directions(6000, 1)
+    kept = d[np.abs(d[:, 2]) < 0.7]  # nothing along ±z
+    coverage = ViewDensity(kept).coverage()
+    assert coverage.sentence.startswith("few views")
+    assert abs(coverage.direction[coverage.density.argmin()][2]) > 0.7
+    along_z = np.abs(coverage.direction[:, 2]) > 0.95
+    across = np.abs(coverage.direction[:, 2]) < 0.3
+    assert coverage.density[along_z].mean() < 0.3 < 1 < coverage.density[across].mean()
+    assert coverage.probability < 1e-6
+
+
+def test_opposite_directions_are_one_view():
+    d = directions(2000, 2)
+    turned = d * np.random.default_rng(0).choice([-1, 1], (2000, 1))
+    np.testing.assert_allclose(ViewDensity(turned).power, ViewDensity(d).power, rtol=1e-6)
+
+
+def test_a_displacement_is_measured_from_the_crowding_it_causes():
+    rotation = random_rotations(20_000, np.random.default_rng(3))
+    z = rotation[:, 2, 2]
+    # drawn towards ±z by up to 4°: a rotation about the axis d × z
+    axis = np.cross(rotation[:, :, 2], [0, 0, 1.0])
+    drawn = np.radians(8) * z[:, None] * axis
+    found = ViewDensity((exp_map(drawn) @ rotation)[:, :, 2]).displacement(rotation[:, :, 2])
+    assert np.sum(found * drawn) / np.sum(drawn * drawn) == pytest.approx(1, abs=0.15)
+    assert np.linalg.norm(found - drawn, axis=1).mean() < 0.35 * np.linalg.norm(drawn, axis=1).mean()
+
+
+def test_no_frames_are_no_error():
+    coverage = ViewDensity(np.zeros((0, 3))).coverage()
+    assert coverage.frames == 0
+    assert "too few" in coverage.sentence
