@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -249,7 +250,19 @@ def _open_frames(path: Path, beam: Beam) -> BatchedSource:
     row = find_format(path)
     if not isinstance(row, FrameFormat):
         raise InputError(f"{path} holds no frames: give CXI, Dragonfly, NeXus, HDF5 or NumPy frames")
-    return row.open(path, beam)
+    with _in_words(path):
+        return row.open(path, beam)
+
+
+@contextmanager
+def _in_words(path: Path) -> Iterator[None]:
+    """A geometry that cannot be is the file's fault, whichever reader it passed."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: {error}; correct the file") from error
 
 
 def _use_detector_file(source: BatchedSource, path: Path, beam: Beam) -> None:
@@ -258,7 +271,8 @@ def _use_detector_file(source: BatchedSource, path: Path, beam: Beam) -> None:
     row = find_format(path)
     if not isinstance(row, DetectorFormat):
         raise InputError(f"{path} is no detector file: give a Dragonfly detector or a CrystFEL .geom")
-    found = row.read(path, source.paths[0], source.shape, beam.over(source.beam))
+    with _in_words(path):
+        found = row.read(path, source.paths[0], source.shape, beam.over(source.beam))
     if found.detector.n_pixels != source.n_pixels:
         raise InputError(
             f"{path} has {found.detector.n_pixels:,} pixels but the frames in {source.paths[0]} have "
