@@ -24,7 +24,7 @@ Proposer = Callable[[SparsePhotons], F32]
 HALF_TURN = RZ_PI.astype(np.float32)
 """Of the frame: on a flat Ewald sphere R and R·Rz(π) see the same, so both are always candidates."""
 
-DIRECTIONS_KEPT = 6
+DIRECTIONS_KEPT = 20
 CANDIDATES_REFINED = 3
 SAMPLES_PER_MODE = 2
 MODE_WEIGHT = 0.05

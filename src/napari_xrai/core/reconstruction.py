@@ -17,7 +17,7 @@ from .bootstrap import bootstrap
 from .contrast import photon_contrast
 from .evidence import Evidence
 from .exposure import ExposureTable
-from .field import DARKEST, IntensityField, RadialProfile
+from .field import DARKEST, IntensityField, RadialProfile, grid_radius
 from .fields import make_field
 from .frame_table import FrameTable
 from .frames import Detector, Frames, Progress, Snapshot, Verdict, Volume
@@ -48,7 +48,7 @@ START_RADIUS = 1.585
 FEWEST_RINGS = 0.95
 MARCH = 0.5
 SEARCH_RADIUS = 1.9
-SEARCH_SAMPLING = 3.8
+SEARCH_SAMPLING = 3.2
 
 MOST_STARTS = 5
 PASSES_PER_START = 2
@@ -424,6 +424,7 @@ class Reconstruction:
         cube = (self.pixels.edge,) * 3
         volume = [Volume(h.reshape(cube), self.pixels.voxel_size, self.pixels.units) for h in half]
         both = (np.minimum(exposure[0], exposure[1]) > 0).astype(np.float32)
+        both[grid_radius(self.pixels.edge) > self.pixels.orient_radius + 0.5] = 0  # few pixels look there, in the corners
         self.halves = shell_correlation(volume[0], volume[1], (both * both[::-1]).reshape(cube))
 
     def _march(self) -> None:
