@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from napari_xrai.core import bootstrap, reconstruction
 from napari_xrai.core.field import RadialProfile, VoxelField, grid_radius
 from napari_xrai.core.fields import make_field
+from napari_xrai.core.frames import HC_EV_A, Frames
 from napari_xrai.core.neural_field import NeuralField
+from napari_xrai.core.reconstruction import Reconstruction, ReconstructionSettings
+from napari_xrai.core.rotations import align_poses, quaternion_to_matrix
+from napari_xrai.core.simulate import Preset, simulate
+from napari_xrai.io.structure import read_particle
 
 SPECKLE = 4.0
 KINDS = pytest.mark.parametrize("kind", ["siren", "hash"])
@@ -138,3 +144,29 @@ def test_no_evidence_leaves_the_field_as_it_is(make, kind):
     explain(field, (nothing, nothing))
     np.testing.assert_array_equal(field.ratio, before)
     assert isinstance(field, NeuralField) and not field.volume().any()
+
+
+def test_a_whole_run_on_a_network_is_right_saved_and_gone_on_with(monkeypatch):
+    preset = Preset((32, 32), 1.8e-3, 0.3, HC_EV_A / 4.0, stop_radius_px=2)
+    detector, truth, batches = simulate(read_particle("demo"), preset, n_frames=600, photons=2000, seed=1)
+    frames = Frames.concatenate(list(batches))
+    monkeypatch.setattr(bootstrap, "BATCH", 150)
+    monkeypatch.setattr(reconstruction, "MOST_STARTS", 1)
+
+    def read(size, start=0):
+        return (frames.take(slice(first, first + size)) for first in range(start, len(frames), size))
+
+    settings = ReconstructionSettings(seed=1, field="siren", passes=3)
+    engine = Reconstruction(detector, settings, len(frames))
+    for _ in engine.run(read):
+        if engine.passes_done == 2:
+            break
+    assert isinstance(engine.field, NeuralField) and engine.field.updates == 2
+    again = Reconstruction(detector, settings, len(frames))
+    again.restore(*engine.state())
+    for _ in again.run(read):
+        pass
+    assert isinstance(again.field, NeuralField) and again.field.updates == 3
+    found = again.snapshot(all_poses=True).poses
+    _, error = align_poses(quaternion_to_matrix(found.quaternion), truth.rotation[found.frame])
+    assert np.median(error) < 3
