@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
-from scipy.special import chdtrc
+from scipy.special import chdtrc, chdtri
 
 from .rotations import fibonacci_directions
 
@@ -83,9 +83,10 @@ class ViewDensity:
         self.views: F64 = views
         cosine = self.node @ self.node.T
         self.power = np.array([self.frames * views @ _legendre(degree, cosine)[0] @ views for degree in DEGREES])
-        self._shrunk = np.array(
-            [max(p - 1, 0) / max(p, 1e-12) * (2 * degree + 1) for p, degree in zip(self.power, DEGREES, strict=True)]
-        )
+        order = 2 * np.array(DEGREES) + 1
+        # chance gives each degree a power of 1; only one even sample in twenty has as much as this
+        beyond = self.power > chdtri(order.astype(float), 0.05) / order
+        self._shrunk = np.where(beyond, 1 - 1 / np.maximum(self.power, 1.0), 0.0) * order
 
     def excess(self, direction: NDArray[np.floating]) -> F64:
         """(N,) relative excess of views along `direction` (N, 3), chance shrunk away."""
