@@ -47,6 +47,12 @@ class FrameTable:
             self._reach(int(index.max()) + 1)
             self.column["status"][index] = np.where(empty, NOT_HIT, USED)
 
+    def note(self, index: NDArray[np.int64], fate: int) -> None:
+        """Note the fate of frames at source positions `index`."""
+        if len(index):
+            self._reach(int(index.max()) + 1)
+            self.column["status"][index] = fate
+
     def rotation(self, index: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """(N, 3, 3) last pose of each frame, and whether it has one (the identity where not)."""
         if len(index):

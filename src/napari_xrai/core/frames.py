@@ -293,6 +293,9 @@ class Snapshot:
         How the density was found, once several starts were compared; None for a live density.
     trust : Trust or None
         Errors, half-sets, views and forecast; None where nobody asked, for it takes a moment.
+    live : dict of str to float
+        Of a stream: ``latency_s`` and ``latency_max_s`` from acquisition to use over the last seconds, ``reservoir``,
+        the frames held to be seen again. Empty for files.
     """
 
     intensity: Volume
@@ -310,3 +313,4 @@ class Snapshot:
     facts: dict[str, str] = field(default_factory=dict)
     phasing: Phasing | None = None
     trust: Trust | None = None
+    live: dict[str, float] = field(default_factory=dict)

@@ -394,12 +394,16 @@ class Reconstruction:
         tally: F64,
     ) -> Generator[Progress, None, None]:  # fmt: skip
         """Explain the evidence: this pass's, and `share` of the previous pass's for frames not yet seen again."""
-        assert self.field is not None
         photons, exposure = yield from self._with_progress(evidence.volumes())
         if previous is not None:
             scale = np.float32(share)
             photons = [new + scale * old for new, old in zip(photons, previous[0], strict=True)]
             exposure = [new + scale * old for new, old in zip(exposure, previous[1], strict=True)]
+        yield from self._explain(photons, exposure, tally)
+
+    def _explain(self, photons: list[F32], exposure: list[F32], tally: F64) -> Generator[Progress, None, None]:
+        """Fit the field to evidence of both halves, and look at what came of it."""
+        assert self.field is not None
         self.carried = photons, exposure
         if self.begun and self.radius > BAND_AGAIN * self.band_radius:
             yield from self._with_progress(self.field.choose_band(photons, exposure, self.radius))
