@@ -193,16 +193,16 @@ class FlatSource:
         q = along / np.linalg.norm(along, axis=1, keepdims=True) - [0, 0, 1]
         self.detector = Detector(q, np.ones(9), np.zeros(9, np.uint8), (9,), 1.0)
 
-    def batches(self, size, start=0):
-        counts = np.zeros((min(size, self.n_frames), 9), int)
-        counts[:, 8] = 7  # x and y both positive: right and up
-        yield Frames.from_dense(counts)
+    def read(self, frames):
+        counts = np.zeros((len(frames), 9), int)
+        counts[:, 8] = 7  # x and y both positive: left and up, as one looks along z with y up
+        return Frames.from_dense(counts)
 
 
 def test_flat_lists_of_pixels_are_laid_out_as_the_beam_sees_them():
     data, kwargs, kind = patterns_layer(FlatSource())
     assert (kind, kwargs["metadata"][KEY], data.shape) == ("image", "patterns", (5, 3, 3))
-    assert data[0, 0, 2] == 7
+    assert data[0, 0, 0] == 7
     assert data[0].sum() == 7
 
 

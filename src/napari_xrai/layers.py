@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .core.frames import Detector, Snapshot
+from .core.frames import Snapshot
+from .first_look_layout import FrameStack, lay_out
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -21,10 +22,13 @@ if TYPE_CHECKING:
 KEY = "napari_xrai"
 """Every layer of ours carries ``metadata[KEY]``: what it shows. Nothing is found by its name."""
 
-Kind = Literal["intensity", "density", "slices", "patterns", "poses"]
+Kind = Literal["intensity", "density", "slices", "patterns", "poses", "powder", "mask", "rings", "centre"]
 View = Literal["volume", "slices"]
 LayerData = tuple[Any, dict[str, Any], str]
 Surface = tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]
+
+FIRST_LOOK: tuple[Kind, ...] = ("patterns", "powder", "mask", "rings", "centre")
+"""What is looked at before there is a result, and makes room for it."""
 
 DEFAULT_LEVEL = 0.3
 """The density's surface, as a fraction of its brightest voxels (99.9th percentile)."""
@@ -43,8 +47,7 @@ LIMITS_RTOL = 0.02
 """Contrast that would change by less is left alone: it is not seen, and costs a redraw."""
 
 MAX_POSES = 5000
-MAX_PATTERN_BYTES = 64 * 2**20
-MAX_PATTERNS = 1000
+PATTERNS_FOR_CONTRAST = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -344,8 +347,9 @@ class ResultLayers:
     def _put_patterns_away(self) -> None:
         """Once, when a run's first volume comes; the user may bring them back."""
         if self._camera is None:
-            for layer in self._all("patterns"):
-                layer.visible = False
+            for layer in self.viewer.layers:
+                if layer.metadata.get(KEY) in FIRST_LOOK:
+                    layer.visible = False
             self.viewer.dims.ndisplay = 3
 
     def _put_density_away(self) -> None:
@@ -394,55 +398,20 @@ class ResultLayers:
 
 
 def patterns_layer(source: FrameSource) -> LayerData | None:
-    """The first patterns of `source` as an image stack (N, rows, columns), or None where their shape is not known.
+    """All patterns of `source` as an image stack (N, rows, columns), each read when it is shown.
 
-    Flat lists of pixels are laid out by where the detector's pixels look.
+    Laid out as the detector lies, where its geometry is known; None for a list of pixels without one.
     """
-    detector = source.detector
-    grid: Callable[[NDArray[Any]], NDArray[Any]] | None
-    if len(source.shape) > 1:
-        shape = source.shape
-        grid = lambda flat: flat.reshape(len(flat), *shape)  # noqa: E731
-    else:
-        grid = None if detector is None else _pixel_grid(detector)
-    if grid is None:
+    layout = lay_out(source.shape, source.detector)
+    if layout is None or not source.n_frames:
         return None
-    room = max(1, MAX_PATTERN_BYTES // (4 * source.n_pixels))
-    wanted = min(MAX_PATTERNS, room, source.n_frames if source.n_frames is not None else MAX_PATTERNS)
-    frames = next(iter(source.batches(wanted)), None)
-    if frames is None or not len(frames):
-        return None
-    stack = grid(frames.dense())
-    lit = frames.count if len(frames.count) else np.ones(1)
-    of = f" of {source.n_frames:,}" if source.n_frames and source.n_frames > len(frames) else ""
+    first = source.read(np.arange(min(PATTERNS_FOR_CONTRAST, source.n_frames)))
+    lit = first.count if len(first.count) else np.ones(1)
     kwargs = {
-        "name": f"Patterns: {source.paths[0].name if source.paths else source.format} ({len(frames):,}{of})",
+        "name": f"Patterns: {source.paths[0].name if source.paths else source.format} ({source.n_frames:,})",
         "colormap": "inferno",
         "gamma": 0.6,
         "contrast_limits": (0.0, max(1.0, float(np.percentile(lit, 99.5)))),
         "metadata": {KEY: "patterns", "paths": [str(path) for path in source.paths]},
     }
-    return (stack, kwargs, "image")
-
-
-def _pixel_grid(detector: Detector) -> Callable[[NDArray[Any]], NDArray[Any]] | None:
-    """How to lay a flat list of pixels out as an image, seen along the beam; None for no regular grid."""
-    from scipy.spatial import cKDTree
-
-    across = detector.q[:, :2] / (detector.ewald_radius + detector.q[:, 2:])
-    distance, _ = cKDTree(across).query(across[:: max(1, len(across) // 1000)], k=2)
-    pitch = float(np.median(distance[:, 1]))
-    if not pitch > 0:
-        return None
-    column, row = np.rint((across - across.min(axis=0)) / pitch).astype(int).T
-    shape = (int(row.max()) + 1, int(column.max()) + 1)
-    if shape[0] * shape[1] > 4 * len(across):
-        return None
-    row = shape[0] - 1 - row
-
-    def lay_out(flat: NDArray[Any]) -> NDArray[Any]:
-        image = np.zeros((len(flat), *shape), flat.dtype)
-        image[:, row, column] = flat
-        return image
-
-    return lay_out
+    return (FrameStack(source, layout), kwargs, "image")
