@@ -1,0 +1,149 @@
+"""The stated radius holds the truth as often as stated, for fields that are true, noisy or wrong."""
+
+import numpy as np
+import pytest
+from conftest import Bench
+
+from napari_xrai.core.contrast import common_contrast, half_ratios, photon_contrast, response
+from napari_xrai.core.coverage import ViewDensity
+from napari_xrai.core.exposure import ExposureTable
+from napari_xrai.core.field import RadialProfile, VoxelField, grid_radius
+from napari_xrai.core.likelihood import PoseLikelihood
+from napari_xrai.core.pixels import SparsePhotons
+from napari_xrai.core.pose_uncertainty import measure_uncertainty, radius_of
+from napari_xrai.core.rotations import RZ_PI, exp_map, geodesic_angle
+from napari_xrai.core.standard_error import standard_error
+
+SPECKLE = 4.0
+NO_FLUENCE_SPREAD = float("inf")
+
+
+class Merged:
+    """Frames of a known particle merged at known poses: a field with the noise, and the halves, of that many frames."""
+
+    def __init__(self, bench: Bench, n: int, blur_deg: float, seed: int) -> None:
+        self.bench = bench
+        self.photons, self.rotation = bench.frames(n, seed)
+        rng = np.random.default_rng(seed + 1)
+        at = exp_map(np.radians(blur_deg) * rng.normal(size=(n, 3))) @ self.rotation
+        self.evidence = [self._evidence(self.photons, at, half) for half in range(2)]
+        counts = np.bincount(self.photons.pixel, self.photons.count, len(bench.pixels.rho))
+        self.field = VoxelField(bench.pixels, RadialProfile(bench.pixels, counts, n), rng, smoothing=0.45)
+        self.p, self.x = ([pair[i] for pair in self.evidence] for i in range(2))
+        for _ in self.field.update(self.p, self.x):
+            pass
+
+    def _evidence(self, photons: SparsePhotons, at: np.ndarray, half: int) -> tuple[np.ndarray, np.ndarray]:
+        from napari_xrai.core import kernels
+
+        pixels, mine = self.bench.pixels, np.arange(half, len(photons), 2)
+        grids = [np.zeros(pixels.edge**3, np.float32) for _ in "01"]
+        rotation = at[mine].astype(np.float32)
+        kernels.scatter_photons(
+            rotation, mine, np.ones(len(mine)), pixels.q, photons.start[:-1], photons.start[1:], photons.pixel,
+            photons.count, grids[0], pixels.edge,
+        )  # fmt: skip
+        weight = np.tile(self.bench.brightness, (len(mine), 1))
+        kernels.scatter(rotation, pixels.q, weight, grids[1], pixels.edge)
+        return grids[0], grids[1]
+
+    def infer(self, n: int, seed: int, confidence: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+        """Errors and stated radii (degrees) of n fresh frames, refined from beside the truth."""
+        bench, pixels = self.bench, self.bench.pixels
+        fresh, true = bench.frames(n, seed)
+        exposure = ExposureTable(pixels, bench.brightness)
+        table = finished(exposure.totals(self.field.ratio, pixels.edge, pixels.orient_radius, 1))
+        likelihood = PoseLikelihood(
+            pixels, bench.brightness, exposure, self.field.log_grid(), table, pixels.orient_radius, NO_FLUENCE_SPREAD, 1
+        )
+        start = exp_map(0.02 * np.random.default_rng(0).normal(size=(n, 3))) @ true
+        mode, fisher, _ = likelihood.refine(fresh, np.ascontiguousarray(start[:, None], np.float32))
+        uncertainty = measure_uncertainty(
+            self.field, self.p, self.x, photon_contrast(pixels, self.photons), self.rotation[:, :, 2], pixels,
+            bench.brightness, pixels.orient_radius, SPECKLE,
+        )  # fmt: skip
+        uncertainty.test(fresh, mode[:, 0], np.ones(n))
+        radius = uncertainty.radius_deg(fresh, mode[:, 0], fisher[:, 0], np.full(n, confidence))
+        found = mode[:, 0].astype(np.float64)
+        return np.degrees(np.minimum(geodesic_angle(found, true), geodesic_angle(found @ RZ_PI, true))), radius
+
+
+def finished(work):  # type: ignore[no-untyped-def]
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+
+
+@pytest.mark.parametrize(
+    ("frames", "blur_deg"), [(3000, 0.0), (400, 0.0), (3000, 4.0)], ids=["much", "noisy", "blurred"]
+)
+def test_the_radius_holds_68_percent(round_bench, frames, blur_deg):
+    # a detector of 32² pixels has few patches to judge the misfit by, and then the radius errs on the side of caution
+    error, radius = Merged(round_bench, frames, blur_deg, seed=2).infer(1500, seed=22)
+    assert 0.62 < np.mean(error < radius) < 0.82
+    for fifth in np.array_split(np.argsort(radius), 5):  # for sharp frames as for vague ones
+        assert np.mean(error[fifth] < radius[fifth]) == pytest.approx(np.mean(error < radius), abs=0.08)
+
+
+def test_a_noisier_field_states_larger_radii(round_bench):
+    radii = [np.median(Merged(round_bench, n, 0.0, seed=1).infer(300, seed=2)[1]) for n in (3000, 250)]
+    assert radii[1] > 1.05 * radii[0]
+
+
+def test_doubt_about_the_mode_widens_the_radius():
+    covariance = np.tile(np.diag([1e-3, 2e-3, 1e-3]), (4, 1, 1))
+    radius = radius_of(np.zeros((4, 3)), covariance, np.array([1.0, 0.9, 0.7, 0.6]))
+    assert (np.diff(radius) > 0).all()
+    assert radius[-1] == 90  # right with probability .6 only: no radius about it holds .68
+
+
+def test_the_radius_of_gaussian_errors_is_their_quantile():
+    rng = np.random.default_rng(0)
+    for scales, drawn in (([0.02, 0.02, 0.02], [0, 0, 0]), ([0.01, 0.03, 0.06], [0, 0, 0]), ([0.02] * 3, [0.04, 0, 0])):
+        error = np.degrees(np.linalg.norm(rng.normal(size=(100_000, 3)) * scales + np.array(drawn), axis=1))
+        radius = radius_of(np.array([drawn], float), np.diag(np.square(scales))[None], np.ones(1))
+        assert np.mean(error < radius) == pytest.approx(0.68, abs=0.015)
+
+
+def test_photons_alone_tell_the_contrast(round_bench):
+    photons, _ = round_bench.frames(3000, seed=3)
+    shell = np.rint(grid_radius(round_bench.pixels.edge)).astype(int)
+    found = photon_contrast(round_bench.pixels, photons)
+    for k in range(4, 14):
+        value = round_bench.ratio[shell == k]
+        assert found.value[k] == pytest.approx(value.var() / value.mean() ** 2, abs=0.12 + 4 * found.error[k])
+    spread = np.random.default_rng(0).gamma(4, 0.25, 3000)
+    jittered, _ = round_bench.frames(3000, seed=3, fluence=spread)
+    again = photon_contrast(round_bench.pixels, jittered).with_fluence(4)
+    np.testing.assert_allclose(again.value[4:12], found.value[4:12], atol=0.12)
+
+
+def test_blur_is_seen_in_what_the_halves_have_in_common(round_bench):
+    def sharpness(blur_deg: float) -> np.ndarray:
+        merged = Merged(round_bench, 2000, blur_deg, seed=1)
+        contrast = photon_contrast(round_bench.pixels, merged.photons)
+        halves = half_ratios(merged.field, merged.p, merged.x)
+        return response(contrast, common_contrast(halves, merged.field.exposure > 1, round_bench.pixels.edge))[6:13]
+
+    sharp, blurred = sharpness(0.0), sharpness(8.0)
+    assert (blurred < sharp - 0.05).all()
+    assert sharp.min() > 0.75
+
+
+def test_the_standard_error_is_that_of_the_map(round_bench):
+    merged = Merged(round_bench, 1500, blur_deg=6.0, seed=4)
+    field, pixels = merged.field, round_bench.pixels
+    error = standard_error(
+        field, half_ratios(field, merged.p, merged.x), merged.x, photon_contrast(pixels, merged.photons),
+        ViewDensity(merged.rotation[:, :, 2]), SPECKLE,
+    ).reshape(-1)  # fmt: skip
+    true = round_bench.ratio * round_bench.brightness.sum() / round_bench.expected(merged.rotation).sum(1).mean()
+    shell = np.rint(grid_radius(pixels.edge)).astype(int)
+    for k in (9, 10, 11, 12, 13):
+        here = (shell == k) & (field.exposure > 2)
+        scale = field.ratio[here].mean() / true[here].mean()
+        pull = (field.ratio[here] - scale * true[here]) * field.profile_grid[here] / error[here]
+        assert np.sqrt(np.mean(pull**2)) == pytest.approx(1, abs=0.25)
+    assert (error[field.exposure <= 0] == 0).all()
