@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from napari_xrai.core.field import VoxelField, grid_radius
-from napari_xrai.core.frames import BAD, Detector, Frames
+from napari_xrai.core.frames import BAD, USED, Detector, Frames
 from napari_xrai.core.inference import infer_poses
 from napari_xrai.core.particle import Particle
 from napari_xrai.core.reconstruction import Reconstruction, ReconstructionSettings
@@ -60,6 +60,10 @@ class Case:
         The particle is symmetric and its file does not say how: pose errors mean nothing.
     copies : str
         A point group: copies of the particle stand around the origin, as it asks.
+    background : float
+        Photons scattered evenly over solid angle, in parts of the particle's.
+    junk : float
+        Part of the frames that hold two particles, another particle, or nothing but its background.
     """
 
     particle: str
@@ -71,6 +75,8 @@ class Case:
     mask: str = "round"
     unnamed_symmetry: bool = False
     copies: str = ""
+    background: float = 0.0
+    junk: float = 0.0
 
 
 CASES = {
@@ -88,6 +94,10 @@ CASES = {
     "4bed 150 photons": Case("4bed_asu.pdb.gz", frames=8000, photons=150),
     "4bed 5000 photons": Case("4bed_asu.pdb.gz", frames=1500, photons=5000),
     "4bed jitter": Case("4bed_asu.pdb.gz", fluence_shape=4),
+    "4bed 30 photons": Case("4bed_asu.pdb.gz", frames=20_000, photons=30),
+    "4bed background 10": Case("4bed_asu.pdb.gz", background=0.1),
+    "4bed background 100": Case("4bed_asu.pdb.gz", background=1.0),
+    "4bed junk": Case("4bed_asu.pdb.gz", junk=0.1),
     "4bed curved": Case("4bed_asu.pdb.gz", curvature=0.3),
     "4bed cross": Case("4bed_asu.pdb.gz", mask="cross"),
     "4bed 128": Case("4bed_asu.pdb.gz", pixels=128, photons=1000),
@@ -142,8 +152,29 @@ def load(case: Case, name: str, data: Path, seed: int) -> tuple[Detector, Frames
     detector, truth, batches = simulate(
         particle, geometry(case, particle.diameter_A), n_frames=case.frames, photons=case.photons, seed=seed
     )
-    frames = Frames.concatenate(list(batches))
+    frames = spoiled(Frames.concatenate(list(batches)), detector, case, path, data, seed)
     return (detector.with_mask(cross(case.pixels)) if case.mask == "cross" else detector), frames, truth
+
+
+def spoiled(frames: Frames, detector: Detector, case: Case, path: str, data: Path, seed: int) -> Frames:
+    """The frames with the case's background and junk; junk comes last."""
+    if not case.background and not case.junk:
+        return frames
+    rng = np.random.default_rng([seed, 1])
+    photons = frames.dense().reshape(len(frames), -1)
+    junk = round(case.junk * len(frames))
+    if junk:
+        preset = geometry(case, read_particle(data / "pdb" / path).diameter_A)
+        cube = Frames.concatenate(
+            list(simulate(read_particle("cube"), preset, n_frames=junk, photons=case.photons, seed=seed)[2])
+        )
+        last = photons[-junk:]
+        last[: junk // 3] += photons[: junk // 3]
+        last[junk // 3 : 2 * junk // 3] = cube.dense().reshape(junk, -1)[junk // 3 : 2 * junk // 3]
+        last[2 * junk // 3 :] = rng.poisson(0.01 * detector.response, (junk - 2 * junk // 3, photons.shape[1]))
+    usable = detector.response * (detector.mask < BAD)
+    photons += rng.poisson(case.background * case.photons * usable / usable.sum(), photons.shape).astype(photons.dtype)
+    return Frames.from_dense(photons)
 
 
 def from_volume(detector: Detector, truth: Truth, case: Case, seed: int) -> tuple[Detector, Frames, Truth]:
@@ -195,11 +226,11 @@ def cross(n: int) -> np.ndarray:
     return mask
 
 
-def floor_deg(detector: Detector, frames: Frames, truth: Truth, n: int = 500) -> float:
+def floor_deg(detector: Detector, frames: Frames, truth: Truth, background: float, n: int = 500) -> float:
     """Median error of the likeliest poses given the true volume, searched for like any others."""
     engine = Reconstruction(detector, ReconstructionSettings(), n)
     engine._measure(engine.pixels.sparse(frames.take(slice(0, 2000))))
-    engine.field, engine.radius = true_field(engine, truth), engine.pixels.orient_radius
+    engine.field, engine.radius = true_field(engine, truth, background), engine.pixels.orient_radius
     likelihood, proposers = _finished(engine._prepare("search"))
     photons = engine.pixels.sparse(frames.take(slice(0, n)))
     found = infer_poses(photons, likelihood, proposers, engine.table, 1.0, engine.rng)
@@ -207,8 +238,8 @@ def floor_deg(detector: Detector, frames: Frames, truth: Truth, n: int = 500) ->
     return float(np.median(error))
 
 
-def true_field(engine: Reconstruction, truth: Truth) -> VoxelField:
-    """The true intensity as the engine's field, as bright as the frames are."""
+def true_field(engine: Reconstruction, truth: Truth, background: float) -> VoxelField:
+    """The true intensity, and `background` times as many photons spread evenly, as bright as the frames are."""
     pixels = engine.pixels
     volume = VoxelField(pixels, engine.profile, np.random.default_rng(0))
     axis = (np.arange(pixels.edge) - pixels.edge // 2) * pixels.voxel_size
@@ -216,7 +247,9 @@ def true_field(engine: Reconstruction, truth: Truth) -> VoxelField:
     value = np.nan_to_num(sample(truth.intensity, np.stack([x, y, z], -1).reshape(-1, 3)), nan=0.0)
     volume.ratio = (value / np.maximum(volume.profile_grid, 1e-9)).astype(np.float32)
     seen = pixels.response @ np.interp(np.linalg.norm(pixels.q, axis=1), *_radial_mean(volume))
-    volume.ratio *= engine.brightness.sum() / max(seen, 1e-9)
+    volume.ratio *= engine.brightness.sum() / (max(seen, 1e-9) * (1 + background))
+    even = engine.brightness.sum() * background / (1 + background) / pixels.response.sum()
+    volume.ratio += (even / np.maximum(volume.profile_grid, 1e-9)).astype(np.float32)
     return volume
 
 
@@ -238,7 +271,7 @@ def reconstruct(name: str, method: str, seed: int, data: Path) -> Run:
     """One run, from noise."""
     case = CASES[name]
     detector, frames, truth = load(case, name, data, seed)
-    floor = floor_deg(detector, frames, truth)
+    floor = floor_deg(detector, frames, truth, case.background)
     cpu, wall = time.process_time(), time.perf_counter()
     engine = Reconstruction(detector, replace(METHODS[method], seed=seed), len(frames))
     for _ in engine.run(lambda size, start: (frames.take(slice(a, a + size)) for a in range(start, len(frames), size))):
@@ -247,10 +280,14 @@ def reconstruct(name: str, method: str, seed: int, data: Path) -> Run:
     snapshot = engine.snapshot(all_poses=True)
     assert snapshot is not None
     rotation = quaternion_to_matrix(snapshot.poses.quaternion)
-    align, error = align_poses(rotation, truth.rotation[snapshot.poses.frame], truth.point_group)
+    good = snapshot.poses.frame < (1 - case.junk) * len(frames)
+    align, error = align_poses(rotation[good], truth.rotation[snapshot.poses.frame[good]], truth.point_group)
     cc = sphere_correlation(snapshot.intensity, truth.intensity, RADII, rotation=align.T).value
     median = float(np.median(error))
     success = cc[RADII.index(22)] > 0.9 if case.unnamed_symmetry else median <= SUCCESS * floor
+    if case.junk:
+        is_junk, said = np.arange(len(frames)) >= (1 - case.junk) * len(frames), snapshot.status != USED
+        snapshot.facts["junk found"] = f"{said[is_junk].mean():.0%}, and {said[~is_junk].mean():.2%} of the good frames"
     return Run(
         name, method, seed, floor, median, float(np.percentile(error, 90)), [float(c) for c in cc], snapshot.verdict,
         cpu, wall, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, bool(success), snapshot.facts,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .frames import NOT_HIT, USED, Counters, Poses
+from .frames import JUNK, NOT_HIT, USED, Counters, Poses
 from .rotations import matrix_to_quaternion, quaternion_to_matrix
 
 UNSEEN = 255
@@ -72,6 +72,10 @@ class FrameTable:
         self.column["fluence"][index] = fluence
         self.column["log_likelihood"][index] = log_likelihood
         self.column["confidence"][index] = confidence
+
+    def judge(self, index: NDArray[np.int64], junk: NDArray[np.bool_]) -> None:
+        """Note which of the frames at `index` no pose explains; frames may be taken back."""
+        self.column["status"][index] = np.where(junk, JUNK, USED)
 
     def put_modes(self, index: NDArray[np.int64], modes: NDArray[np.uint8]) -> None:
         """Store how many modes the posteriors of the frames at `index` have."""

@@ -22,6 +22,7 @@ from .fields import make_field
 from .frame_table import FrameTable
 from .frames import Detector, Frames, Progress, Snapshot, Verdict, Volume
 from .inference import Proposer, by_search, infer_poses, same_mode
+from .junk import JunkGate
 from .likelihood import PoseLikelihood, gamma_shape
 from .pixels import SparsePhotons, pixels_of
 from .pose_uncertainty import PoseUncertainty, measure_uncertainty
@@ -229,6 +230,7 @@ class Reconstruction:
         if not self.begun:
             given = {"fixed": float("inf"), "profiled": 0.0}
             self.fluence_shape = given.get(self.settings.fluence, self.speckle.fluence_shape)
+        self.gate = JunkGate(pixels, self.brightness, size)
         self.amortised = AmortisedPoses(pixels, self.brightness, size, self.fluence_shape)
         unit, particle = pixels.voxel_size, measure_size(pixels, reservoir, self.speckle)
         length = "Å" if pixels.units == "1/angstrom" else "/voxel"
@@ -365,16 +367,20 @@ class Reconstruction:
     ) -> F64:
         """Infer a batch and lay it into the evidence.
 
-        Returns sums over the batch: frames, log-likelihood gained, frames whose pose stayed, and the moments
-        K, S, K², KS, S² of photons K counted and S expected.
+        Returns sums over the batch's frames that fit: their number, log-likelihood gained, poses that stayed, and the
+        moments K, S, K², KS, S² of photons K counted and S expected.
         """
         last, known = self.table.rotation(photons.index)
         beta = FIRST_BETA ** max(0.0, 1 - self.updates / MARCHING_UPDATES)
         found = infer_poses(photons, likelihood, proposers, self.table, beta, self.rng)
         totals = photons.totals(likelihood.n_pixels)
-        evidence.add(
-            photons, found.row, found.sample, found.weight, likelihood.fluence(found.sample, totals[found.row])
-        )
+        fits = np.ones(len(photons), bool)
+        if self.radius == self.pixels.orient_radius and self.field is not None:  # no sooner: the field is too coarse
+            fits = ~self.gate.junk(photons, found.rotation, self.field.ratio)
+            self.table.judge(photons.index, ~fits)
+        kept = fits[found.row]
+        row, sample = found.row[kept], found.sample[kept]
+        evidence.add(photons, row, sample, found.weight[kept], likelihood.fluence(sample, totals[row]))
         gain = likelihood.gain(found.log_likelihood, totals)
         fluence = likelihood.fluence(found.rotation, totals)
         self.table.put(photons.index, found.rotation, fluence, gain, found.confidence)
@@ -385,9 +391,9 @@ class Reconstruction:
             self.table.put_radius(
                 photons.index, self.uncertainty.radius_deg(photons, found.rotation, found.fisher, certain)
             )
-        stayed = float((same_mode(last, found.rotation) & known).sum())
-        k, s = totals.astype(np.float64), likelihood.expected(found.rotation)
-        return np.array([len(k), gain.sum(), stayed, k.sum(), s.sum(), k @ k, k @ s, s @ s])
+        stayed = float((same_mode(last, found.rotation) & known & fits).sum())
+        k, s = totals[fits].astype(np.float64), likelihood.expected(found.rotation[fits])
+        return np.array([len(k), gain[fits].sum(), stayed, k.sum(), s.sum(), k @ k, k @ s, s @ s])
 
     def _update(
         self, evidence: Evidence, previous: tuple[list[F32], list[F32]] | None, share: float,
@@ -411,6 +417,7 @@ class Reconstruction:
         yield from self._with_progress(self.field.update(photons, exposure))
         self._compare_halves(photons, exposure)
         self.updates += 1
+        self.gate.settle()
         frames, likelihood, stayed, *moments = tally
         self.settled = stayed / frames
         self.history["frames_seen"].append(float(self.seen))
@@ -428,7 +435,7 @@ class Reconstruction:
         cube = (self.pixels.edge,) * 3
         volume = [Volume(h.reshape(cube), self.pixels.voxel_size, self.pixels.units) for h in half]
         both = (np.minimum(exposure[0], exposure[1]) > 0).astype(np.float32)
-        both[grid_radius(self.pixels.edge) > self.pixels.orient_radius + 0.5] = 0  # few pixels look there, in the corners
+        both[grid_radius(self.pixels.edge) > self.pixels.orient_radius + 0.5] = 0  # corners: few pixels look there
         self.halves = shell_correlation(volume[0], volume[1], (both * both[::-1]).reshape(cube))
 
     def _march(self) -> None:
