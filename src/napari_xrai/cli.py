@@ -7,6 +7,7 @@ are inside the commands, so that ``--help`` answers at once.
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 import time
@@ -155,7 +156,9 @@ def simulate(
 
 @app.command(epilog="Example:  napari-xrai reconstruct photons.emc --detector det.h5 --out klh1")
 def reconstruct(
-    source: Annotated[list[Path] | None, typer.Argument(help="Frames: files, or a folder of them.")] = None,
+    source: Annotated[
+        list[str] | None, typer.Argument(help="Frames: files, a folder of them, or tcp://host:port of a stream.")
+    ] = None,
     detector: DetectorOption = None,
     mask: MaskOption = None,
     energy: EnergyOption = None,
@@ -174,14 +177,29 @@ def reconstruct(
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     field: Annotated[str | None, typer.Option(help="The 3D intensity's form.", metavar="auto|voxel|hash|siren")] = None,
     config: Annotated[Path | None, typer.Option(help="settings.json of another run; options win over it.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on with frames that are added to SOURCE.")] = False,
+    idle_timeout: Annotated[
+        float | None, typer.Option(help="A stream has ended after so many seconds without a frame.  [default: 60]")
+    ] = None,
+    replay: Annotated[float | None, typer.Option(help="Replay SOURCE at so many frames/s.", metavar="HZ")] = None,
+    stream_socket: Annotated[str | None, typer.Option(help="Of the server.", metavar="REQ|SUB|PULL")] = None,
+    stream_data: Annotated[str | None, typer.Option(help="Frames in a message.", metavar="SOURCE:KEY")] = None,
+    stream_axes: Annotated[
+        str | None, typer.Option(help="Axes of that array: p pulse, m module, s slow, f fast.", metavar="pmsf")
+    ] = None,
+    adu_per_photon: Annotated[float | None, typer.Option(help="Where a stream has detector units.")] = None,
 ) -> None:
     """Reconstruct the 3D intensity, the density and every frame's pose.
 
     Ctrl-C stops and saves; `--resume --out FOLDER` goes on.
     """
+    addresses = [name for name in source or [] if name.startswith("tcp://")]
+    if addresses and len(source or []) > 1:
+        raise InputError(f"{addresses[0]} is a stream: give it alone, its detector with --detector")
     given: dict[str, dict[str, Any]] = {
         "input": {
-            "sources": [p.resolve() for p in source or []], "detector": detector and detector.resolve(),
+            "sources": [Path(name).resolve() for name in source or [] if name not in addresses],
+            "detector": detector and detector.resolve(),
             "mask": mask and mask.resolve(), "energy_eV": energy, "distance_m": distance, "pixel_size_m": pixel_size,
             "polarization": polarization, "select": _resolved(select), "binning": binning,
         },
@@ -189,14 +207,20 @@ def reconstruct(
             "passes": passes, "max_frames": max_frames, "seed": seed, "device": device, "threads": threads,
             "field": field,
         },
+        "stream": {
+            "follow": follow or None, "address": next(iter(addresses), None), "idle_timeout_s": idle_timeout,
+            "replay_hz": replay, "socket": stream_socket, "data": stream_data, "axes": stream_axes,
+            "adu_per_photon": adu_per_photon,
+        },
     }  # fmt: skip
     if resume and out is None:
         raise InputError("--resume needs the run folder: give it with --out")
     base = config or (out / "settings.json" if resume and out is not None else None)
     settings = _settings(base, given)
-    if not settings.input.sources:
+    if not settings.input.sources and settings.stream.address is None:
         raise InputError("no frames given: name at least one file of frames")
-    out = out or Path(f"{_stem(settings.input.sources[0])}_xrai_{time.strftime('%Y%m%d-%H%M%S')}")
+    stem = _stem(settings.input.sources[0]) if settings.input.sources else "stream"
+    out = out or Path(f"{stem}_xrai_{time.strftime('%Y%m%d-%H%M%S')}")
     _reconstruct(settings, out, resume=resume, overwrite=overwrite)
 
 
@@ -271,6 +295,28 @@ def convert(
     print(out)
 
 
+@app.command(epilog="Example:  napari-xrai serve demo --rate 100 --port 45454")
+def serve(
+    what: Annotated[
+        str, typer.Argument(help="Frames in a file, or a particle to simulate without end.", metavar="FILE|PARTICLE")
+    ],
+    rate: Annotated[float, typer.Option(help="Frames per second.", metavar="HZ")],
+    port: Annotated[int, typer.Option(help="Of this machine.")] = 45454,
+    detector: DetectorOption = None,
+    energy: EnergyOption = None,
+    preset: Annotated[str, typer.Option(help="Experiment to simulate.")] = "demo",
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal frames.")] = 0,
+) -> None:
+    """Stream a file, or an endless simulation, over karabo-bridge: for rehearsals and demonstrations."""
+    from .serve import FrameServer, frames_to_serve
+
+    served = frames_to_serve(what, detector=detector, energy_eV=energy, preset=preset, seed=seed)
+    with FrameServer(served, rate, port) as server:
+        print(f"{served.words}: serving at {rate:,.4g} frames/s\nnapari-xrai reconstruct {server.address}", flush=True)
+        server.run()
+        print(server.sentence)
+
+
 @app.command(epilog="Example:  napari-xrai demo")
 def demo(
     headless: Annotated[bool, typer.Option("--headless", help="No window on this display.")] = False,
@@ -325,7 +371,7 @@ def _reconstruct(settings: Settings, out: Path, *, resume: bool, overwrite: bool
     from .session import open_session
 
     session = open_session(settings, out, resume=resume, overwrite=overwrite)
-    print(describe(session.source).sentence, flush=True)
+    print(getattr(session.source, "sentence", None) or describe(session.source).sentence, flush=True)
     _say_what_helps(session.source)
     with _stopped_by_signals(session) as signals:
         _show_progress(session)
@@ -344,7 +390,8 @@ def _show_progress(session: Session) -> None:
         next_line = 0.0
         for progress in session.run():
             if time.monotonic() >= next_line:
-                print(f"{100 * progress.fraction:3.0f} %  {progress.phase:<20} {_pace(session)}", flush=True)
+                done = "" if math.isnan(progress.fraction) else f"{100 * progress.fraction:3.0f} %  "
+                print(f"{done}{progress.phase:<20} {_pace(session)}", flush=True)
                 next_line = time.monotonic() + 5
         return
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -358,7 +405,11 @@ def _show_progress(session: Session) -> None:
     with Progress(*columns) as bar:
         task = bar.add_task("starting", total=1.0, pace="")
         for progress in session.run():
-            bar.update(task, description=progress.phase, completed=progress.fraction, pace=_pace(session))
+            known = not math.isnan(progress.fraction)
+            bar.update(
+                task, description=progress.phase, completed=progress.fraction if known else 0.0,
+                total=1.0 if known else None, pace=_pace(session),
+            )  # fmt: skip
 
 
 def _show_count(steps: Iterator[tuple[int, int]], what: str = "frames") -> None:
@@ -380,10 +431,23 @@ def _pace(session: Session) -> str:
             words.append(f"log-likelihood {snapshot.history['log_likelihood'][-1]:.1f}")
         if snapshot.resolution_A:
             words.append(f"{snapshot.resolution_A:.1f} Å")
+        if snapshot.live:
+            words += _live_words(snapshot)
     if session.time_left_s is not None:
         minutes, seconds = divmod(round(session.time_left_s), 60)
         words.append(f"{minutes}:{seconds:02d} left")
     return " · ".join(words)
+
+
+def _live_words(snapshot: Snapshot) -> list[str]:
+    """Where a stream's frames went, and how old they were when they were used."""
+    n = snapshot.counters
+    words = [
+        f"received {n.received:,} = dropped {n.dropped:,} + not hit {n.not_hit:,} + junk {n.junk:,} + used {n.used:,}"
+    ]
+    if not math.isnan(snapshot.live["latency_s"]):
+        words.append(f"latency {snapshot.live['latency_s']:.1f} s")
+    return words
 
 
 def _closing_words(snapshot: Snapshot, out: Path) -> str:

@@ -26,7 +26,9 @@ from .run import RunFolder, read_metrics, read_run
 from .settings import EngineSettings, Settings
 
 if TYPE_CHECKING:
+    from .core.online import OnlineReconstruction
     from .core.reconstruction import Reconstruction
+    from .io.live import LiveSource
 
 # Idle OpenMP threads must sleep, not spin: on busy cores spinning costs a factor of ten. Read once, at torch's import.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -116,7 +118,8 @@ class Session:
         self.state = "running"
         try:
             with _in_words(self.out):
-                engine = make_reconstruction(self._detector, self.settings.engine, self._n_frames())
+                live = self.settings.stream.live
+                engine = make_reconstruction(self._detector, self.settings.engine, self._n_frames(), live)
                 self._phasing = _LivePhasing()
                 self._begin(engine)
                 yield from self._steps(engine)
@@ -178,7 +181,7 @@ class Session:
     def _steps(self, engine: Reconstruction) -> Iterator[Progress]:
         """The engine's steps, with snapshots, reports and pauses between them, and everything saved at the end."""
         # a generator, whatever its type says: closing it is how the engine stops
-        steps = cast("Generator[Progress, None, None]", engine.run(self._batches))
+        steps = cast("Generator[Progress, None, None]", self._engine_steps(engine))
         started = False
         try:
             for progress in steps:
@@ -195,6 +198,14 @@ class Session:
             steps.close()
             if started:
                 self._finish(engine)
+
+    def _engine_steps(self, engine: Reconstruction) -> Iterator[Progress]:
+        if not self.settings.stream.live:
+            yield from engine.run(self._batches)
+            return
+        source, online = cast("LiveSource", self.source), cast("OnlineReconstruction", engine)
+        with source.inlet(online.table.length, self.settings.engine.max_frames) as inlet:
+            yield from online.follow(inlet)
 
     def _phase_well(self, engine: Reconstruction) -> Iterator[Progress]:
         """Phase a finished intensity from several starts: the live density is good to watch, not to keep."""
@@ -242,7 +253,10 @@ class Session:
         detector, energy = self._detector, self._detector.energy_eV
         photons = f", {self._photons / self._counted:,.4g} photons each" if self._counted else ""
         pixels = " × ".join(str(side) for side in detector.shape)
+        stream = getattr(self.source, "stream", None)
+        faults = ", ".join(f"{n:,} × {what}" for what, n in stream.faults.items()) if stream is not None else ""
         return {
+            **({"faults": faults} if faults else {}),
             "frames": f"{self.source.format}{photons}",
             "detector": f"{pixels} pixels, {int((detector.mask == GOOD).sum()):,} used for poses",
             "photon energy": f"{energy:,.6g} eV" if energy else "not known: lengths are in detector voxels",
@@ -285,6 +299,7 @@ class Session:
             "verdict": snapshot.verdict,
             **vars(snapshot.counters),
             "hits": snapshot.counters.hits,
+            **snapshot.live,
         }
 
     def _rest(self, progress: Progress) -> Iterator[Progress]:
@@ -382,6 +397,8 @@ def open_session(settings: Settings, out: Path, *, resume: bool = False, overwri
     from .io.open import open_source
 
     given = settings.input
+    if settings.stream.live:
+        return Session(_open_live(settings), settings, out, resume=resume, overwrite=overwrite)
     source = open_source(
         given.sources, detector=given.detector, mask=given.mask, energy_eV=given.energy_eV,
         distance_m=given.distance_m, pixel_size_m=given.pixel_size_m, polarization=given.polarization,
@@ -391,14 +408,29 @@ def open_session(settings: Settings, out: Path, *, resume: bool = False, overwri
     return Session(source, settings, out, resume=resume, overwrite=overwrite)
 
 
-def make_reconstruction(detector: Detector, settings: EngineSettings, n_frames: int | None) -> Reconstruction:
-    """The engine for these settings; torch is imported here and not before.
+def _open_live(settings: Settings) -> LiveSource:
+    from .io.live import StreamOptions, open_live
+    from .io.source import Beam
+
+    given = settings.input
+    if given.select is not None:
+        raise InputError("frames of a stream cannot be selected: leave out --select")
+    options = StreamOptions(**settings.stream.model_dump(exclude={"follow"}))
+    beam = Beam(given.energy_eV, given.distance_m, given.pixel_size_m, given.polarization)
+    return open_live(given.sources, options, detector=given.detector, mask=given.mask, beam=beam)
+
+
+def make_reconstruction(
+    detector: Detector, settings: EngineSettings, n_frames: int | None, live: bool = False
+) -> Reconstruction:
+    """The engine for these settings, for a stream if it is `live`; torch is imported here and not before.
 
     Raises
     ------
     InputError
         If the device cannot be used.
     """
+    from .core.online import OnlineReconstruction
     from .core.reconstruction import Reconstruction, ReconstructionSettings
 
     if settings.device.startswith("cuda"):
@@ -414,7 +446,7 @@ def make_reconstruction(detector: Detector, settings: EngineSettings, n_frames: 
         proposals=settings.proposals,
         threads=settings.threads or usable_cores(),
     )
-    return Reconstruction(detector, chosen, n_frames)
+    return (OnlineReconstruction if live else Reconstruction)(detector, chosen, n_frames)
 
 
 def usable_cores() -> int:

@@ -26,6 +26,35 @@ class InputSettings(BaseModel):
     )
 
 
+class StreamSettings(BaseModel):
+    """How frames arrive, where they are reconstructed while they do."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    follow: bool = Field(default=False, description="Go on with the frames that are added to the file or folder")
+    address: str | None = Field(
+        default=None, pattern=r"^tcp://[^\s/]+:\d+$", description="tcp://host:port of a karabo-bridge server"
+    )
+    socket: Literal["REQ", "SUB", "PULL"] = Field(default="REQ", description="Kind of the server's socket")
+    data: str | None = Field(default=None, description="SOURCE:KEY of the frames in a message")
+    axes: str | None = Field(default=None, description="Of that array: p pulse, m module, s slow, f fast scan")
+    adu_per_photon: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Where values are detector units"
+    )
+    replay_hz: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Play files back at so many frames per second"
+    )
+    idle_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        default=60.0, description="The stream has ended after so long without a frame"
+    )
+    find_hits: bool = Field(default=True, description="Tell hits from blanks by their lit pixels")
+
+    @property
+    def live(self) -> bool:
+        """Whether frames arrive while they are used."""
+        return self.follow or self.address is not None or self.replay_hz is not None
+
+
 class EngineSettings(BaseModel):
     """How the reconstruction runs. None means: chosen from the data, and shown."""
 
@@ -56,3 +85,4 @@ class Settings(BaseModel):
 
     input: InputSettings = Field(default_factory=InputSettings)
     engine: EngineSettings = Field(default_factory=EngineSettings)
+    stream: StreamSettings = Field(default_factory=StreamSettings)

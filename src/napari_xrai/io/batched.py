@@ -303,6 +303,8 @@ def _opened(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r", locking=False)
     except OSError as error:
+        if "already open for write" in str(error):  # grows while it is read (SWMR), or its writer died
+            return h5py.File(path, "r", swmr=True, locking=False)
         if "locking flag" not in str(error):
             raise
         return h5py.File(path, "r")  # open in this process already, by somebody who locks

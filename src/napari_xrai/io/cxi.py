@@ -41,7 +41,7 @@ class CxiSource(BatchedSource):
     def __init__(self, path: Path, beam: Beam = UNKNOWN_BEAM) -> None:
         with open_hdf5(path) as file:
             data = _require_frames(path, file)
-            n_frames, shape = _written(data), tuple(int(n) for n in data.shape[1:])
+            n_frames, shape = written(data), tuple(int(n) for n in data.shape[1:])
             check_header(path, n_frames, int(np.prod(shape)), MOST_DENSE_PIXELS)
             version = _version(file)
             super().__init__(f"CXI {version // 100}.{version // 10 % 10}", (path,), n_frames, shape)
@@ -116,7 +116,7 @@ def _require_frames(path: Path, file: h5py.File) -> h5py.Dataset:
     return data
 
 
-def _written(data: h5py.Dataset) -> int:
+def written(data: h5py.Dataset) -> int:
     """Frames that were written: Cheetah makes room ahead, and says in an attribute how far it came."""
     said = data.attrs.get("numEvents")
     n = int(data.shape[0])

@@ -186,16 +186,27 @@ def open_source(
     parts, notes = without_repeats([_open_frames(p, beam) for p in frames])
     source = join(parts)
     source.notes = (*source.notes, *notes)
-    if detectors:
-        _use_detector_file(source, detectors[0], beam)
-    else:
-        _use_figures(source, beam)
-    if masks:
-        _use_mask(source, masks[0])
+    equip(source, next(iter(detectors), None), next(iter(masks), None), beam)
     if select is not None:
         source = SelectedSource(source, read_selection(select, source.n_frames or 0), select)
     _check_usable(source)
     return _binned(source, binning)
+
+
+def equip(source: BatchedSource, detector: Path | None, mask: Path | None, beam: Beam) -> None:
+    """Give frames the geometry of a detector file, or one made from figures where there is enough; and a mask.
+
+    Raises
+    ------
+    InputError
+        If they do not go together.
+    """
+    if detector is not None:
+        _use_detector_file(source, detector, beam)
+    else:
+        _use_figures(source, beam)
+    if mask is not None:
+        _use_mask(source, mask)
 
 
 def _binned(source: BatchedSource, binning: int | Literal["auto"]) -> BatchedSource:

@@ -1,0 +1,49 @@
+"""Frames of a stream as the engine takes them: what came, when it was acquired, and what was lost on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .frames import Frames
+
+
+@dataclass(frozen=True, eq=False)
+class Arrivals:
+    """What has come since the last time.
+
+    Parameters
+    ----------
+    frames : Frames
+        Hits to be used; `index` is the position in the order of reception, from 0.
+    acquired : (N,) float64
+        When each was acquired, in seconds since the epoch.
+    not_hit, dropped : (M,), (K,) int64
+        Positions of received frames that are not given: no particle in them; lost for want of time, or unusable.
+    """
+
+    frames: Frames
+    acquired: NDArray[np.float64]
+    not_hit: NDArray[np.int64]
+    dropped: NDArray[np.int64]
+
+
+class Inlet(Protocol):
+    """Where the engine takes frames from while they arrive."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether no frame will come any more and none is waiting."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Frames received and not yet taken."""
+        ...
+
+    def take(self, size: int, wait_s: float) -> Arrivals:
+        """At most `size` frames, the oldest that wait; waits up to `wait_s` for the first."""
+        ...

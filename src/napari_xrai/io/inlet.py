@@ -1,0 +1,236 @@
+"""Between a stream and the engine: a reader thread, a bounded queue that drops the oldest, and the hit finder.
+
+Every frame that comes gets the next position, whatever becomes of it: received = dropped + not hit + junk + used.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.arrivals import Arrivals
+from ..core.frames import BAD, Detector, Frames
+from ..core.hits import HitFinder
+from .source import InputError
+from .stream import Batch, Stream
+
+POLL_S = 0.1
+MOST_ENTRIES = 8_000_000
+"""Lit pixels that may wait: 64 MB."""
+MOST_WAITING = 50_000
+"""Frames."""
+UNBELIEVABLE_S = 3600.0
+"""A frame acquired so long ago, or in the future, was taken by another clock: its arrival counts."""
+FEWEST_JUDGED_S = 3.0
+"""The first frames wait so long until there are enough to tell hits from blanks."""
+
+
+class _Waiting:
+    """Frames in the queue: with positions and lit pixels, and when they came by either clock."""
+
+    def __init__(self, frames: Frames, lit: NDArray[np.int64], acquired: float) -> None:
+        self.frames, self.lit, self.acquired, self.came = frames, lit, acquired, time.monotonic()
+
+    def take(self, n: int) -> _Waiting:
+        """Split the first `n` frames off."""
+        first = _Waiting(self.frames.take(slice(0, n)), self.lit[:n], self.acquired)
+        first.came = self.came
+        self.frames, self.lit = self.frames.take(slice(n, None)), self.lit[n:]
+        return first
+
+
+class StreamInlet:
+    """Receives a stream in a thread of its own and hands it out; a context manager.
+
+    Parameters
+    ----------
+    stream : Stream
+    detector : Detector
+        Its good pixels are those that may be lit.
+    start : int
+        Position of the first frame to come.
+    most_frames : int or None
+        Positions end here.
+    idle_timeout_s : float
+        Without a frame for so long, the stream has ended.
+    find_hits : bool
+        Tell hits from blanks by lit pixels; otherwise every frame with a photon is a hit.
+    """
+
+    def __init__(
+        self, stream: Stream, detector: Detector, *, start: int = 0, most_frames: int | None = None,
+        idle_timeout_s: float = 60.0, find_hits: bool = True,
+    ) -> None:  # fmt: skip
+        self.stream, self.idle_timeout_s = stream, idle_timeout_s
+        self.received = start
+        self.most_frames = np.inf if most_frames is None else most_frames
+        self.finder = HitFinder() if find_hits else None
+        self.error: InputError | None = None
+        self._usable = detector.mask < BAD
+        self._queue: deque[_Waiting] = deque()
+        self._entries = self._waiting = 0
+        self._dropped: list[NDArray[np.int64]] = []
+        self._revision: int | None = None
+        self._change = threading.Condition()
+        self._over = False
+        self._stopping = threading.Event()
+        self._began = time.monotonic()
+        self._thread = threading.Thread(target=self._receive, name="xrai-inlet", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping.set()
+        with self._change:
+            self._change.notify_all()
+        self._thread.join(10.0)
+        self.stream.close()
+
+    # ---- the engine's side
+
+    @property
+    def ended(self) -> bool:
+        """Whether no frame will come any more and none is waiting.
+
+        Raises
+        ------
+        InputError
+            If the stream broke in a way that waiting does not mend.
+        """
+        with self._change:
+            over = self._over and not self._queue and not self._dropped
+        if over and self.error is not None:
+            raise self.error
+        return over
+
+    @property
+    def waiting(self) -> int:
+        """Frames received and not yet taken."""
+        return self._waiting
+
+    def take(self, size: int, wait_s: float) -> Arrivals:
+        """At most `size` frames, the oldest that wait; waits up to `wait_s` for the first."""
+        with self._change:
+            if size and not self._queue and wait_s and not self._over:
+                self._change.wait(wait_s)
+            self._drop_the_old()
+            taken: list[_Waiting] = []
+            while self._queue and size > 0 and self._can_judge():
+                first = self._queue[0]
+                part = self._queue.popleft() if len(first.frames) <= size else first.take(size)
+                self._count(part, -1)
+                size -= len(part.frames)
+                taken.append(part)
+            dropped, self._dropped = self._dropped, []
+            self._change.notify_all()
+        return self._judged(taken, dropped)
+
+    def _can_judge(self) -> bool:
+        waited = time.monotonic() - self._began > FEWEST_JUDGED_S
+        return self.finder is None or self.finder.sure or self._over or waited
+
+    def _judged(self, taken: list[_Waiting], dropped: list[NDArray[np.int64]]) -> Arrivals:
+        frames = Frames.concatenate([part.frames for part in taken]) if taken else _none(len(self._usable))
+        acquired = np.concatenate([np.full(len(p.frames), p.acquired) for p in taken]) if taken else np.zeros(0)
+        hit = np.ones(len(frames), bool)
+        if taken and self.finder is not None:
+            hit = self.finder.hits(np.concatenate([part.lit for part in taken]))
+        return Arrivals(
+            frames.take(hit), acquired[hit], frames.index[~hit],
+            np.concatenate(dropped) if dropped else np.zeros(0, np.int64),
+        )  # fmt: skip
+
+    # ---- the stream's side
+
+    def _receive(self) -> None:
+        last = time.monotonic()
+        try:
+            while not self._stopping.is_set() and not self.stream.ended and self.received < self.most_frames:
+                if self.stream.max_age_s is None and self._is_full():
+                    self._stopping.wait(POLL_S)
+                    last = time.monotonic()
+                    continue
+                batch = self.stream.next_batch(POLL_S)
+                if batch is not None:
+                    last = time.monotonic()
+                    self._put(batch)
+                elif time.monotonic() - last > self.idle_timeout_s:
+                    break
+        except InputError as error:
+            self.error = error
+        finally:
+            with self._change:
+                self._over = True
+                self._change.notify_all()
+
+    def _put(self, batch: Batch) -> None:
+        frames, lost = batch.frames, batch.lost
+        if frames is not None and self._is_another_detector(batch):
+            self.stream.faults["frames under another geometry or mask"] += len(frames)
+            lost += len(frames)
+            frames = None
+        with self._change:
+            if frames is not None and len(frames):
+                frames = frames.take(slice(0, int(min(len(frames), self.most_frames - self.received))))
+                self._queue_up(self._placed(frames), batch.acquired)
+            lost = int(min(lost, self.most_frames - self.received))
+            if lost:
+                self._dropped.append(np.arange(self.received, self.received + lost, dtype=np.int64))
+                self.received += lost
+            self._drop_the_old()
+            self._change.notify_all()
+
+    def _is_another_detector(self, batch: Batch) -> bool:
+        if self._revision is None:
+            self._revision = batch.revision
+        return batch.revision != self._revision
+
+    def _placed(self, frames: Frames) -> Frames:
+        """With the positions that are next."""
+        index = np.arange(self.received, self.received + len(frames), dtype=np.int64)
+        self.received += len(frames)
+        return Frames(frames.start, frames.pixel, frames.count, index, frames.n_pixels)
+
+    def _queue_up(self, frames: Frames, acquired: float) -> None:
+        now = time.time()
+        if not now - UNBELIEVABLE_S < acquired < now + 1:
+            acquired = now
+        good = np.concatenate([[0], np.cumsum(self._usable[frames.pixel])])
+        lit = good[frames.start[1:]] - good[frames.start[:-1]]
+        if self.finder is not None:
+            self.finder.learn(lit)
+        part = _Waiting(frames, lit, min(acquired, now))
+        self._queue.append(part)
+        self._count(part, 1)
+
+    def _count(self, part: _Waiting, sign: int) -> None:
+        self._waiting += sign * len(part.frames)
+        self._entries += sign * len(part.frames.pixel)
+
+    def _is_full(self) -> bool:
+        return self._entries >= MOST_ENTRIES or self._waiting >= MOST_WAITING
+
+    def _drop_the_old(self) -> None:
+        age = self.stream.max_age_s
+        while self._queue:
+            too_old = age is not None and time.monotonic() - self._queue[0].came > age
+            if not (too_old or (age is not None and self._is_full())):
+                return
+            gone = self._queue.popleft()
+            self._count(gone, -1)
+            self._dropped.append(gone.frames.index)
+
+
+def _none(n_pixels: int) -> Frames:
+    none = np.zeros(0, np.int32)
+    return Frames(np.zeros(1, np.int64), none, none, np.zeros(0, np.int64), n_pixels)

@@ -1,0 +1,57 @@
+"""What every stream gives: frames as they come, and what went wrong on the way."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..core.frames import Frames
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Frames that came together.
+
+    Parameters
+    ----------
+    frames : Frames or None
+        In the order in which they came; their `index` means nothing yet. None where all were lost.
+    acquired : float
+        When, in seconds since the epoch.
+    lost : int
+        Frames that came but cannot be used: of a wrong shape, seen before, unreadable.
+    revision : int
+        Of geometry and mask: another number, another detector.
+    """
+
+    frames: Frames | None
+    acquired: float
+    lost: int = 0
+    revision: int = 0
+
+
+class Stream(Protocol):
+    """Frames that arrive.
+
+    Attributes
+    ----------
+    faults : Counter of str
+        What went wrong so far, in words, and how often; the stream goes on.
+    max_age_s : float or None
+        Frames that waited longer are dropped. None: they wait where they are, on disk, and nothing is lost by that.
+    ended : bool
+        Whether the end was told: nothing will come any more.
+    """
+
+    faults: Counter[str]
+    max_age_s: float | None
+    ended: bool
+
+    def next_batch(self, wait_s: float) -> Batch | None:
+        """What came next, or None after waiting for `wait_s`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and sockets."""
+        ...
