@@ -15,7 +15,7 @@ from .layers import KEY
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
-PANEL = "X-RAI Reconstruct"
+PANEL, LOOK = "X-RAI Reconstruct", "X-RAI First look"
 NOTHING: list[tuple[None]] = [(None,)]
 """What a napari reader returns for a file that it took and that is no layer."""
 
@@ -78,16 +78,34 @@ def open_panel(viewer: Viewer) -> Any:
     return next((w for w in viewer.window.dock_widgets.values() if isinstance(w, ReconstructPanel)), None)
 
 
+def open_look(viewer: Viewer) -> Any:
+    """The viewer's first look, or None while it is not open."""
+    from .widgets.look import LookPanel
+
+    return next((w for w in viewer.window.dock_widgets.values() if isinstance(w, LookPanel)), None)
+
+
 def show_panel(viewer: Viewer | None = None) -> Any:
     """Open the panel "X-RAI Reconstruct" in this viewer (the current one by default), and return it."""
+    return _show(PANEL, viewer)
+
+
+def show_look(viewer: Viewer | None = None) -> Any:
+    """Open "X-RAI First look" in this viewer (the current one by default), and return it."""
+    return _show(LOOK, viewer)
+
+
+def _show(name: str, viewer: Viewer | None) -> Any:
+    """Side by side with what else is docked there, in tabs: the canvas keeps its room."""
     import napari
 
     viewer = viewer or napari.current_viewer()
     if viewer is None:
         raise RuntimeError("there is no viewer to put the panel into: open napari first")
-    dock, panel = viewer.window.add_plugin_dock_widget("napari-xrai", PANEL)
+    dock, widget = viewer.window.add_plugin_dock_widget("napari-xrai", name, tabify=True)
     dock.show()
-    return panel
+    dock.raise_()
+    return widget
 
 
 def write_mrc(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
@@ -115,14 +133,25 @@ def write_mrc(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     return [path]
 
 
-def small_particle() -> list[Any]:
-    """Sample data: 500 simulated patterns of a small particle, written to a temporary CXI file."""
+def few_frames() -> list[Any]:
+    """Sample data: 50 such patterns, in a small CXI file, for a first look; it opens beside the canvas."""
+    import napari
+
+    layers = small_particle(50)
+    viewer = napari.current_viewer()
+    if viewer is not None:
+        show_look(viewer)
+    return layers
+
+
+def small_particle(frames: int = 500) -> list[Any]:
+    """Sample data: simulated patterns of a small particle, written to a temporary CXI file."""
     from .io.open import open_source
     from .layers import patterns_layer
     from .simulation import write_simulation
 
     path = Path(tempfile.mkdtemp(prefix="napari-xrai-")) / "small-particle.cxi"
-    for _ in write_simulation("demo", path, "demo", frames=500):
+    for _ in write_simulation("demo", path, "demo", frames=frames):
         pass
     layer = patterns_layer(open_source([path]))
     return [layer] if layer is not None else NOTHING

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from .core.frames import BAD, Detector
 from .first_look_layout import Layout
 
-RING_PLACES = (0.25, 0.5, 0.75, 1.0)
+RING_PLACES = (1 / 3, 2 / 3, 1.0)
 """Of the way from the beam to the edge."""
 
 NICE = np.array([1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0])

@@ -16,7 +16,10 @@ from napari_xrai.settings import Settings
 def test_the_manifest_is_valid_and_every_command_is_there():
     manifest = PluginManifest.from_distribution("napari-xrai")
     manifest.validate_imports()
-    assert [widget.display_name for widget in manifest.contributions.widgets] == ["X-RAI Reconstruct"]
+    assert [widget.display_name for widget in manifest.contributions.widgets] == [
+        "X-RAI Reconstruct",
+        "X-RAI First look",
+    ]
 
 
 def test_the_menu_entry_is_where_napari_looks(viewer):

@@ -15,6 +15,25 @@ HALF_SET_CUT = 0.5
 ROW_HEIGHT = 20
 
 
+def still_plot(parent: QWidget) -> pg.PlotWidget:
+    """A small plot that stays as it is drawn: no menu, no zoom."""
+    plot = pg.PlotWidget(parent)
+    plot.setMenuEnabled(False)
+    plot.hideButtons()
+    plot.setMouseEnabled(x=False, y=False)
+    plot.getPlotItem().setContentsMargins(2, 6, 10, 2)
+    return plot
+
+
+def color_axes(plot: pg.PlotWidget, background: str, text: str) -> None:
+    """Follow the theme."""
+    plot.setBackground(background)
+    for side in ("left", "bottom"):
+        axis = plot.getAxis(side)
+        axis.setPen(text)
+        axis.setTextPen(text)
+
+
 class CurvesView(QTabWidget):
     """Three plots and a table in tabs; it computes nothing."""
 
@@ -30,11 +49,7 @@ class CurvesView(QTabWidget):
             ("half_cc", "Half-sets", "Correlation of two half-sets of the frames on shells of |q|"),
             ("likelihood", "Likelihood", "Mean per frame: how well the volume explains the frames"),
         ):
-            plot = pg.PlotWidget(self)
-            plot.setMenuEnabled(False)
-            plot.hideButtons()
-            plot.setMouseEnabled(x=False, y=False)
-            plot.getPlotItem().setContentsMargins(2, 6, 10, 2)
+            plot = still_plot(self)
             self._lines[name] = plot.plot([], [], connect="finite")
             self._plots[name] = plot
             self.setTabToolTip(self.addTab(plot, title), tip)
@@ -90,11 +105,7 @@ class CurvesView(QTabWidget):
     def set_colors(self, background: str, text: str, line: str) -> None:
         """Follow the theme."""
         for name, plot in self._plots.items():
-            plot.setBackground(background)
-            for side in ("left", "bottom"):
-                axis = plot.getAxis(side)
-                axis.setPen(text)
-                axis.setTextPen(text)
+            color_axes(plot, background, text)
             self._lines[name].setPen(pg.mkPen(line, width=2))
         self._cut.setPen(pg.mkPen(text, width=1, style=pg.QtCore.Qt.PenStyle.DashLine))
         self._cut.label.setColor(text)

@@ -26,13 +26,23 @@ class DropZone(QFrame):
     """Takes several files in one gesture, by drag and drop or by a click; says what it holds.
 
     It does not look into them: `dropped` is emitted with their paths.
+
+    Parameters
+    ----------
+    name : str
+        Qt object name.
+    invitation, links : str
+        Shown while it is empty; what can be clicked: ``files``, ``run``.
     """
 
     dropped = Signal(list)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
+    def __init__(
+        self, parent: QWidget | None = None, *, name: str = "xrai-drop", invitation: str = EMPTY, links: str = LINKS
+    ) -> None:
         super().__init__(parent)
-        self.setObjectName("xrai-drop")
+        self.setObjectName(name)
+        self._invitation, self._links = invitation, links
         self.setAcceptDrops(True)
         self.setCursor(Qt.CursorShape.PointingHandCursor)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
@@ -53,8 +63,8 @@ class DropZone(QFrame):
     def show_files(self, names: str) -> None:
         """Say which files are here; an empty string brings the invitation back."""
         self._names = names
-        links = LINKS.format(self._link)
-        self._label.setText(LOADED.format(names=names, links=links) if names else EMPTY.format(links=links))
+        links = self._links.format(self._link)
+        self._label.setText(LOADED.format(names=names, links=links) if names else self._invitation.format(links=links))
 
     def set_colors(self, line: str, highlight: str, link: str) -> None:
         """Follow the theme: the frame's colour, at rest and while files are held over it, and that of links."""
@@ -103,4 +113,4 @@ class DropZone(QFrame):
     def _hover(self, over: bool) -> None:
         line, highlight = self._colors
         style = f"2px solid {highlight}" if over else f"1px dashed {line}"
-        self.setStyleSheet(f"#xrai-drop {{ border: {style}; border-radius: 6px; }}")
+        self.setStyleSheet(f"#{self.objectName()} {{ border: {style}; border-radius: 6px; }}")

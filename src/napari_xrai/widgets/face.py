@@ -144,6 +144,7 @@ class Face(QWidget):
         self.pause_button.setToolTip(
             "Continue the run in this folder from its checkpoint" if can_continue else "Rest, and go on later"
         )
+        self.look_button.setEnabled(can_start)
         for part in (self.drop_zone, self.found_view, self.form, self.out):
             part.setEnabled(idle)
         self._color_run_button()
@@ -173,6 +174,9 @@ class Face(QWidget):
         self.out.setObjectName("xrai-out")
         self.out.setPlaceholderText("named after the frames, in the current folder")
         self.out.setToolTip("Run folder: result, curves, checkpoint and maps are written here")
+        self.look_button = QPushButton("Look at frames", self)
+        self.look_button.setObjectName("xrai-look-at")
+        self.look_button.setToolTip("Frames, mask, beam centre and hits, before any reconstruction")
         self.run_button = QPushButton("Start", self)
         self.run_button.setObjectName("xrai-run")
         self.run_button.setToolTip("Start, or stop and keep the best result so far")
@@ -213,7 +217,7 @@ class Face(QWidget):
         column.setContentsMargins(8, 6, 8, 6)
         column.setSpacing(5)
         for part in (
-            self.drop_zone, self.found_view, _row(("Run folder", 0), (self.out, 1)), settings,
+            self.drop_zone, self.found_view, self.look_button, _row(("Run folder", 0), (self.out, 1)), settings,
             _row((self.run_button, 2), (self.pause_button, 1)), self._pace, self.progress, self.status, self.facts,
             self.after_run, _row(("Intensity as", 0), (self._view, 0), ("Density level", 0), (self._level, 1)),
         ):  # fmt: skip

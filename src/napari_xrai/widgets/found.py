@@ -73,8 +73,11 @@ class FoundView(QWidget):
         for name, cell in self._cells.items():
             cell.setVisible(name in asked)
         for name, field in self._fields.items():
+            given = getattr(inputs, name)
             if name not in asked:
                 field.clear()
+            elif given is not None and not field.text():
+                field.setText(f"{given:.10g}")
         if "polarization" not in asked:
             self._polarization.setCurrentIndex(0)
         self._offer(found, asked)

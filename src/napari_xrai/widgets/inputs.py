@@ -31,12 +31,14 @@ class Inputs:
     distance_m: float | None = None
     pixel_size_m: float | None = None
     polarization: Polarization | None = None
+    select: str | None = None
 
     def as_settings(self) -> InputSettings:
         """As the command line would give them."""
         return InputSettings(
             sources=list(self.frames), detector=self.detector, mask=self.mask, energy_eV=self.energy_eV,
             distance_m=self.distance_m, pixel_size_m=self.pixel_size_m, polarization=self.polarization,
+            select=self.select,
         )  # fmt: skip
 
 
@@ -56,7 +58,11 @@ class Found:
         given = self.inputs
         frames = [path.name for path in given.frames]
         shown = frames if len(frames) <= 2 else [frames[0], f"{len(frames) - 1} more files"]
-        return " · ".join(shown + [path.name for path in (given.detector, given.mask, given.run) if path])
+        return " · ".join(
+            shown
+            + [path.name for path in (given.detector, given.mask, given.run) if path]
+            + ([Path(given.select).name] if given.select else [])
+        )
 
 
 def look_into(before: Inputs, paths: Sequence[Path], *, patterns: bool = True) -> Found:
@@ -73,13 +79,14 @@ def look_into(before: Inputs, paths: Sequence[Path], *, patterns: bool = True) -
     from ..remembered import recall
 
     _warm_up()
-    inputs = _sorted_in(before, paths)
+    inputs = sorted_in(before, paths)
     if inputs.run is not None or not inputs.frames:
         return Found(inputs)
     given = inputs.as_settings()
     source = open_source(
         given.sources, detector=given.detector, mask=given.mask, energy_eV=given.energy_eV,
         distance_m=given.distance_m, pixel_size_m=given.pixel_size_m, polarization=given.polarization,
+        select=given.select,
     )  # fmt: skip
     return Found(inputs, describe(source), patterns_layer(source) if patterns else None, recall(source))
 
@@ -96,7 +103,14 @@ def _warm_up() -> None:
     Surface((corners, np.array([[0, 1, 2]]), np.ones(3, np.float32)))
 
 
-def _sorted_in(before: Inputs, paths: Sequence[Path]) -> Inputs:
+def sorted_in(before: Inputs, paths: Sequence[Path]) -> Inputs:
+    """`before` with what these files are: see `look_into`.
+
+    Raises
+    ------
+    InputError
+        If a file is of no known kind.
+    """
     from ..io.open import classify, open_source
 
     kinds: dict[str, list[Path]] = {}

@@ -12,9 +12,11 @@ from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import QDockWidget, QWidget
 from superqt.utils import create_worker
 
+from ..contributions import open_look, show_look
 from ..io.source import InputError
 from ..layers import KEY, Picture, ResultLayers
 from ..settings import EngineSettings, Settings
+from .canvas_drop import CanvasDrops
 from .drop import local_paths
 from .face import Face, Tone
 from .inputs import Found, Inputs, look_into
@@ -62,7 +64,9 @@ class ReconstructPanel(Face):
         self._steps: Iterator[Callable[[], None]] = iter(())
         self._next_pace = 0.0
         self._out_by_user = self._pausing = False
+        self._canvas_drops = CanvasDrops(self, napari_viewer)
         self._queue: list[Path] = []
+        self._given: Inputs | None = None
         self._reading = self._start_when_read = False
         self._view_chosen = False
         self._pull_timer = QTimer(self)
@@ -78,7 +82,7 @@ class ReconstructPanel(Face):
 
     def load(self, paths: Sequence[Path | str]) -> None:
         """Take files: frames, detector and mask in any order, or one run folder. They are read in the background."""
-        if self._busy:
+        if self.busy:
             self.say("The last run is still at work: press Stop before giving other files.", "warning")
             return
         self._queue += [Path(path) for path in paths]
@@ -86,7 +90,7 @@ class ReconstructPanel(Face):
 
     def start(self, *, resume: bool = False) -> None:
         """Start reconstructing the files that are here, or are being read; errors are shown, not raised."""
-        if self._busy:
+        if self.busy:
             return
         if self._reading:
             self._start_when_read = True
@@ -108,9 +112,23 @@ class ReconstructPanel(Face):
             if self._job.busy:
                 self._set_state("stopping")
 
+    @property
+    def inputs(self) -> Inputs:
+        """The files that are here, with the numbers in the fields."""
+        return self.found_view.filled(self._found.inputs) if self._found.description else self._found.inputs
+
+    def take(self, inputs: Inputs) -> None:
+        """Take these inputs, whole, in place of those that are here."""
+        if self.busy:
+            self.say("The last run is still at work: press Stop before giving other files.", "warning")
+            return
+        self._given = inputs
+        self._queue.clear()
+        self._read()
+
     def phase(self, starts: int) -> None:
         """Phase the run in the run folder again, from so many starts; errors are shown, not raised."""
-        if self._busy:
+        if self.busy:
             return
         if self._job is not None:
             self._job.stop()
@@ -118,7 +136,8 @@ class ReconstructPanel(Face):
         self.say(f"Phasing from {starts} starts…")
 
     @property
-    def _busy(self) -> bool:
+    def busy(self) -> bool:
+        """Whether a run is at work: nothing else can be taken meanwhile."""
         return self._job is not None and self._job.busy
 
     def _out_path(self) -> Path:
@@ -134,7 +153,7 @@ class ReconstructPanel(Face):
         paths, self._queue = self._queue, []
         if paths:
             self.say(f"Reading {', '.join(path.name for path in paths)}…")
-        before = self.found_view.filled(self._found.inputs) if self._found.description else self._found.inputs
+        before, self._given = self._given or self.inputs, None
         worker = create_worker(look_into, before, paths, patterns=bool(paths), _start_thread=False, _ignore_errors=True)
         worker.returned.connect(self._on_found)
         worker.errored.connect(self._on_not_found)
@@ -142,6 +161,9 @@ class ReconstructPanel(Face):
 
     def _on_found(self, found: Found) -> None:
         self._reading = False
+        if self._given is not None:  # what was found is replaced already
+            self._read()
+            return
         self._found = found
         self.drop_zone.show_files(found.names)
         self.found_view.show_found(found)
@@ -152,6 +174,9 @@ class ReconstructPanel(Face):
             self._propose_out()
             if found.patterns is not None:
                 self._show_patterns(found)
+            look = open_look(self.viewer)
+            if look is not None:
+                look.look_at(self.inputs)
         self._set_state(self.state)
         self._go_on()
 
@@ -162,7 +187,7 @@ class ReconstructPanel(Face):
 
     def _go_on(self) -> None:
         """What was asked for while files were being read."""
-        if self._queue:
+        if self._queue or self._given is not None:
             self._read()
         elif self._start_when_read:
             self._start_when_read = False
@@ -189,7 +214,7 @@ class ReconstructPanel(Face):
     def _take_from_layer(self, layer: object) -> None:
         """Frames that came in by napari's own ways (File → Open, sample data) are taken as if dropped here."""
         metadata = getattr(layer, "metadata", {})
-        if metadata.get(KEY) != "patterns" or self._busy:
+        if metadata.get(KEY) != "patterns" or self.busy:
             return
         paths = [Path(path) for path in metadata.get("paths", ())]
         if paths and set(paths) - set(self._found.inputs.frames):
@@ -366,6 +391,7 @@ class ReconstructPanel(Face):
         self.pause_button.clicked.connect(self._on_pause)
         self.after_run.phase_asked.connect(self.phase)
         self.after_run.said.connect(self.say)
+        self.look_button.clicked.connect(lambda: show_look(self.viewer).look_at(self.inputs))
         self.view_changed.connect(self._on_view)
         self.level_changed.connect(self._on_level)
         self.viewer.layers.events.inserted.connect(self._on_layer_inserted)
@@ -424,7 +450,7 @@ class ReconstructPanel(Face):
         there = bool(self.out.text().strip()) and has_result(self._out_path())
         phasing = self._last.snapshot.phasing if self._last is not None else None
         tried = phasing.starts if phasing else 0
-        self.after_run.show_run(self._out_path() if there else None, busy=self._busy, tried=tried)
+        self.after_run.show_run(self._out_path() if there else None, busy=self.busy, tried=tried)
 
     def _follow_theme(self, _event: object = None) -> None:
         from napari.utils.theme import get_theme
@@ -492,3 +518,4 @@ class ReconstructPanel(Face):
         for thing in (self._dock(), self.window()):
             if thing is not None and thing is not self:
                 thing.installEventFilter(self)
+        self._canvas_drops.watch(self.window())

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from ..io.source import InputError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..core.frames import Progress, Snapshot
 
 VERDICTS = {"converged": "Converged", "improving": "Improving", "failed": "Not converging"}
@@ -70,6 +72,28 @@ def frames_words(snapshot: Snapshot) -> str:
         if number := getattr(counters, name):
             fates.append(f"{number:,} {name.replace('_', ' ')}")
     return " · ".join(fates)
+
+
+def hits_words(hits: int, looked_at: int, total: int) -> str:
+    """How many of the frames looked at are hits: ``"312 of 1,000 frames looked at are hits (31.2 %)"``."""
+    of_all = f"; there are {total:,} in all" if looked_at < total else ""
+    return f"{hits:,} of {looked_at:,} frames looked at are hits ({100 * hits / max(looked_at, 1):.3g} %){of_all}"
+
+
+def centre_words(before: tuple[float, float], after: tuple[float, float]) -> str:
+    """Where the beam centre went, as (row, column): ``"Beam centre moved 3.0 pixels right and 1.5 up: …"``."""
+    down, right = after[0] - before[0], after[1] - before[1]
+    sideways = f"{abs(right):.1f} pixels {'right' if right > 0 else 'left'}"
+    upright = f"{abs(down):.1f} {'down' if down > 0 else 'up'}"
+    return (
+        f"Beam centre moved {sideways} and {upright}: rings and radial average follow. A run takes it with "
+        '"Use for the run".'
+    )
+
+
+def handed_over_words(what: str, folder: Path) -> str:
+    """What the run gets now, and where its files are."""
+    return f"X-RAI Reconstruct has {what} now. Saved in {folder}."
 
 
 def error_words(error: Exception) -> str:

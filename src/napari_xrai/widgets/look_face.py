@@ -1,0 +1,236 @@
+"""What the first look looks like: its parts, their order, words and colours. It decides nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtCore import QSize, Qt, Signal
+from qtpy.QtWidgets import (
+    QButtonGroup,
+    QComboBox,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)  # fmt: skip
+
+from .drop import DropZone
+from .face import Tone, Words
+from .look_layers import CONTRASTS, SHOWN
+from .look_plots import LookPlots
+
+INVITATION = "<b>Drop frames here to look at them</b><br>with their detector and mask, if these are apart<br>{links}"
+LINKS = '<a style="color:{0}" href="files">Choose files…</a>'
+TOOLS = {
+    "pan": ("Pan", "Move and zoom the picture"),
+    "mask": ("Paint mask", "Paint bad pixels with the mouse; label 1 is merged but not used for orientation, 0 erases"),
+    "centre": ("Move centre", "Drag the cross to where the beam is: rings and radial average follow"),
+}
+DEFAULT_FRAMES = 1000
+MOST_FRAMES = 2**31 - 1
+
+
+class LookFace(QWidget):
+    """The parts.
+
+    Signals
+    -------
+    tool_chosen : str
+        ``"pan"``, ``"mask"`` or ``"centre"``.
+    """
+
+    tool_chosen = Signal(str)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName("xrai-look")
+        self.setAcceptDrops(True)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
+        self.drop_zone = DropZone(self, name="xrai-look-drop", invitation=INVITATION, links=LINKS)
+        self.found = Words("xrai-look-found", self)
+        self.plots = LookPlots(self)
+        self.status = Words("xrai-look-status", self)
+        self._tone: Tone = "info"
+        self._theme: Any = None
+        self._make_controls()
+        self._lay_out()
+
+    def sizeHint(self) -> QSize:  # noqa: D102
+        return QSize(370, 560)
+
+    # ---- what is shown
+
+    def say(self, words: str, tone: Tone = "info") -> None:
+        """The one line (or few) in which the look speaks."""
+        self._tone = tone
+        self.status.setText(f"Error: {words}" if tone == "error" else words)
+        self.status.setVisible(bool(words))
+        self._color_status()
+
+    def show_state(self, *, frames: int, measuring: bool, picture: bool, centre: bool, carries: str) -> None:
+        """Controls for this state.
+
+        Parameters
+        ----------
+        frames : int
+            There are.
+        measuring : bool
+        picture, centre : bool
+            Whether there is something to paint on, and a beam centre to move.
+        carries : str
+            What the run would get; empty for nothing.
+        """
+        self.wanted.setEnabled(bool(frames) and not measuring)
+        self._of.setText(f"of {frames:,} frames" if frames else "frames")
+        self.measure_button.setText("Stop" if measuring else "Measure")
+        self.measure_button.setEnabled(bool(frames))
+        for name, button in self.tools.items():
+            button.setEnabled(picture and (centre or name != "centre"))
+        for part in (self.shown, self.contrast):
+            part.setEnabled(picture)
+        self.use_button.setEnabled(bool(carries))
+        nothing = "Nothing to hand over yet: paint a mask, move the centre, or measure all frames and choose the hits"
+        self.use_button.setToolTip(f"Reconstruct with {carries}" if carries else nothing)
+        self._color_use()
+
+    def show_progress(self, done: int, of: int) -> None:
+        """So many frames are read."""
+        self.progress.setVisible(of > 0 and done < of)
+        self.progress.setMaximum(max(of, 1))
+        self.progress.setValue(done)
+
+    def show_hits(self, words: str, threshold: int | None) -> None:
+        """How many frames are hits; None hides the row."""
+        for part in (self.threshold, self._from, self.previous, self.next, self.hits):
+            part.setVisible(threshold is not None)
+        self.hits.setText(words)
+        if threshold is not None:
+            self.threshold.blockSignals(True)
+            self.threshold.setValue(threshold)
+            self.threshold.blockSignals(False)
+
+    def set_theme(self, theme: Any) -> None:
+        """Follow napari's theme (a ``napari.utils.theme.Theme``)."""
+        self._theme = theme
+        dark = theme.type == "dark"
+        link = "#7aa2ff" if dark else "#1f4fd1"
+        self.drop_zone.set_colors(theme.primary.as_hex(), theme.current.as_hex(), link)
+        self.plots.set_colors(
+            theme.background.as_hex(), theme.text.as_hex(), link, "#ffb454" if dark else "#c2410c"
+        )  # fmt: skip
+        self._color_status()
+        self._color_use()
+
+    # ---- how it is made
+
+    def _make_controls(self) -> None:
+        self.shown = _choice("xrai-look-shown", SHOWN, "What is on the canvas")
+        self.contrast = _choice("xrai-look-contrast", CONTRASTS, "How photons become brightness; values stay photons")
+        self.contrast.setCurrentText("gamma")
+        self.tools: dict[str, QPushButton] = {}
+        self._tool_group = QButtonGroup(self)
+        for name, (text, tip) in TOOLS.items():
+            button = self.tools[name] = _button(f"xrai-look-{name}", text, tip)
+            button.setCheckable(True)
+            button.setChecked(name == "pan")
+            button.clicked.connect(lambda _=False, name=name: self.tool_chosen.emit(name))
+            self._tool_group.addButton(button)
+        self.wanted = QSpinBox(self)
+        self.wanted.setObjectName("xrai-look-wanted")
+        self.wanted.setRange(1, MOST_FRAMES)
+        self.wanted.setValue(DEFAULT_FRAMES)
+        self.wanted.setGroupSeparatorShown(True)
+        self.wanted.setMinimumWidth(104)
+        self.wanted.setToolTip("Frames to look at, spread over all of them")
+        self._of = QLabel("frames", self)
+        self.measure_button = _button("xrai-look-measure", "Measure", "Sum these frames: powder, photons, lit pixels")
+        self.progress = QProgressBar(self)
+        self.progress.setObjectName("xrai-look-progress")
+        self.progress.setTextVisible(False)
+        self.progress.setFixedHeight(8)
+        self._from = QLabel("Hits have at least", self)
+        self.threshold = QSpinBox(self)
+        self.threshold.setObjectName("xrai-look-threshold")
+        self.threshold.setRange(0, MOST_FRAMES)
+        self.threshold.setSuffix(" lit pixels")
+        self.threshold.setKeyboardTracking(False)
+        self.previous = _button("xrai-look-previous", "◂", "Show the hit before this frame")
+        self.next = _button("xrai-look-next", "▸", "Show the hit after this frame")
+        for button in (self.previous, self.next):
+            button.setFixedWidth(28)
+        self.hits = Words("xrai-look-hits", self)
+        self.use_button = _button("xrai-look-use", "Use for the run", "")
+
+    def _lay_out(self) -> None:
+        content = QWidget(self)
+        column = QVBoxLayout(content)
+        column.setContentsMargins(8, 6, 8, 6)
+        column.setSpacing(6)
+        column.addWidget(self.drop_zone)
+        column.addWidget(self.found)
+        column.addLayout(_row("Show", (self.shown, 1), "Contrast", (self.contrast, 1)))
+        column.addLayout(_row(*((button, 1) for button in self.tools.values())))
+        column.addLayout(_row("Look at", (self.wanted, 2), (self._of, 0), (self.measure_button, 1)))
+        column.addWidget(self.progress)
+        column.addWidget(self.plots, 1)
+        column.addLayout(_row((self._from, 0), (self.threshold, 1), (self.previous, 0), (self.next, 0)))
+        column.addWidget(self.hits)
+        column.addWidget(self.use_button)
+        column.addWidget(self.status)
+        scroll = QScrollArea(self)
+        scroll.setFrameShape(QFrame.Shape.NoFrame)
+        scroll.setWidgetResizable(True)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        scroll.setWidget(content)
+        whole = QVBoxLayout(self)
+        whole.setContentsMargins(0, 0, 0, 0)
+        whole.addWidget(scroll)
+        self.setMinimumWidth(320)
+
+    def _color_status(self) -> None:
+        if self._theme is None:
+            return
+        dark = self._theme.type == "dark"
+        bad, good = ("#ff7b72", "#3fb950") if dark else ("#c4281c", "#1a7f37")
+        color = {"error": bad, "good": good, "warning": self._theme.warning.as_hex()}.get(self._tone)
+        self.status.setStyleSheet(f"color: {color or self._theme.text.as_hex()};")
+
+    def _color_use(self) -> None:
+        """It stands out once there is something to hand over."""
+        if self._theme is None:
+            return
+        accent = self._theme.current.as_hex() if self._theme.type == "dark" else "#2f57d0"
+        strong = f"background-color: {accent}; font-weight: bold; color: white;"
+        self.use_button.setStyleSheet(strong if self.use_button.isEnabled() else "")
+
+
+def _button(name: str, text: str, tip: str) -> QPushButton:
+    button = QPushButton(text)
+    button.setObjectName(name)
+    button.setToolTip(tip)
+    return button
+
+
+def _choice(name: str, choices: tuple[str, ...], tip: str) -> QComboBox:
+    box = QComboBox()
+    box.setObjectName(name)
+    box.addItems(choices)
+    box.setToolTip(tip)
+    return box
+
+
+def _row(*parts: tuple[QWidget, int] | str) -> QHBoxLayout:
+    row = QHBoxLayout()
+    row.setSpacing(6)
+    for part in parts:
+        if isinstance(part, str):
+            row.addWidget(QLabel(part))
+        else:
+            row.addWidget(*part)
+    return row
