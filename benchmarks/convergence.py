@@ -27,6 +27,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from napari_xrai.core.coverage import ViewDensity
 from napari_xrai.core.field import VoxelField, grid_radius
 from napari_xrai.core.frames import BAD, USED, Detector, Frames
 from napari_xrai.core.inference import infer_poses
@@ -98,6 +99,9 @@ CASES = {
     "4bed background 10": Case("4bed_asu.pdb.gz", background=0.1),
     "4bed background 100": Case("4bed_asu.pdb.gz", background=1.0),
     "4bed junk": Case("4bed_asu.pdb.gz", junk=0.1),
+    "4bed 1000 frames": Case("4bed_asu.pdb.gz", frames=1000),
+    "2cex 200 photons": Case("2cex.pdb.gz", photons=200),
+    "demo 150 photons": Case("demo", photons=150),
     "4bed curved": Case("4bed_asu.pdb.gz", curvature=0.3),
     "4bed cross": Case("4bed_asu.pdb.gz", mask="cross"),
     "4bed 128": Case("4bed_asu.pdb.gz", pixels=128, photons=1000),
@@ -285,6 +289,11 @@ def reconstruct(name: str, method: str, seed: int, data: Path) -> Run:
     cc = sphere_correlation(snapshot.intensity, truth.intensity, RADII, rotation=align.T).value
     median = float(np.median(error))
     success = cc[RADII.index(22)] > 0.9 if case.unnamed_symmetry else median <= SUCCESS * floor
+    snapshot.facts["trust"] = (
+        f"agreement {engine.agreement:.2f}, settled {engine.settled:.2f}, "
+        f"confidence {snapshot.poses.confidence.mean():.2f}, radius {np.nanmedian(snapshot.poses.radius68):.1f}°, "
+        f"views {ViewDensity(engine.table.directions()).power.round(1)}"
+    )
     if case.junk:
         is_junk, said = np.arange(len(frames)) >= (1 - case.junk) * len(frames), snapshot.status != USED
         snapshot.facts["junk found"] = f"{said[is_junk].mean():.0%}, and {said[~is_junk].mean():.2%} of the good frames"
