@@ -443,6 +443,7 @@ def make_reconstruction(
         seed=settings.seed,
         fluence=settings.fluence,
         field=settings.field,
+        symmetry=settings.symmetry,
         proposals=settings.proposals,
         threads=settings.threads or usable_cores(),
     )

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def _point_group(name: str) -> str:
+    if not re.fullmatch(r"[CD][1-9]\d?|[TOI]", name.strip().upper()):
+        raise ValueError("give a point group: C1, C2, … C99, D2, D3, …, T, O or I")
+    return name.strip().upper()
 
 
 class InputSettings(BaseModel):
@@ -69,6 +76,9 @@ class EngineSettings(BaseModel):
     threads: Annotated[int, Field(ge=1)] | None = Field(default=None, description="CPU threads")
     field: Literal["auto", "voxel", "hash", "siren"] = Field(
         default="auto", description="What holds the 3D intensity: a grid of voxels, a hash grid, a neural network"
+    )
+    symmetry: Annotated[str, AfterValidator(_point_group)] = Field(
+        default="C1", description="Point group of the particle, if known: C1, C2, D5, T, O, I, …"
     )
     proposals: Literal["search", "encoder", "both"] = Field(
         default="search", description="Who names candidate poses: the exact low-resolution search, the trained encoder"
