@@ -2,7 +2,7 @@
 
     python benchmarks/proposals.py --data DIR [--pixels 64 128] [--photons 75 500 5000]
 
-DIR as for benchmarks/convergence.py. Frames of 4BED, by our simulator; the engine infers poses from candidates of either
+DIR as for benchmarks/convergence.py. Frames of 4BED, by our simulator; the engine infers poses from candidates of one
 proposer or of both, and from nothing else, under the true intensity at full resolution. So this asks what a proposer
 is worth to the finished field: the search must be made ready for every update of the field, the encoder must sleep,
 and either then costs something per frame. The *break-even* is the number of frames per update of the field (and, with
