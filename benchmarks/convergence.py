@@ -61,6 +61,8 @@ class Case:
         The particle is symmetric and its file does not say how: pose errors mean nothing.
     copies : str
         A point group: copies of the particle stand around the origin, as it asks.
+    symmetry : str
+        Named to the engine.
     background : float
         Photons scattered evenly over solid angle, in parts of the particle's.
     junk : float
@@ -76,6 +78,7 @@ class Case:
     mask: str = "round"
     unnamed_symmetry: bool = False
     copies: str = ""
+    symmetry: str = "C1"
     background: float = 0.0
     junk: float = 0.0
 
@@ -90,6 +93,8 @@ CASES = {
     "d5": Case("2cex.pdb.gz", copies="D5"),
     "octahedral": Case("2cex.pdb.gz", copies="O"),
     "cube": Case("cube"),
+    "d5 named": Case("2cex.pdb.gz", copies="D5", symmetry="D5"),
+    "cube named": Case("cube", symmetry="O"),
     "demo": Case("demo"),
     "4bed 75 photons": Case("4bed_asu.pdb.gz", frames=10_000, photons=75),
     "4bed 150 photons": Case("4bed_asu.pdb.gz", frames=8000, photons=150),
@@ -277,7 +282,7 @@ def reconstruct(name: str, method: str, seed: int, data: Path) -> Run:
     detector, frames, truth = load(case, name, data, seed)
     floor = floor_deg(detector, frames, truth, case.background)
     cpu, wall = time.process_time(), time.perf_counter()
-    engine = Reconstruction(detector, replace(METHODS[method], seed=seed), len(frames))
+    engine = Reconstruction(detector, replace(METHODS[method], seed=seed, symmetry=case.symmetry), len(frames))
     for _ in engine.run(lambda size, start: (frames.take(slice(a, a + size)) for a in range(start, len(frames), size))):
         pass
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall

@@ -13,6 +13,7 @@ from . import kernels
 from .field import DARKEST, IntensityField, friedel_sum
 from .pixels import Pixels, SparsePhotons
 from .search import LARGEST_SCORES, PolarSearch
+from .symmetry import IDENTITY, Orbit
 
 F32 = NDArray[np.float32]
 
@@ -34,7 +35,7 @@ SHORTEST_MEMORY = 16
 
 def bootstrap(
     field: IntensityField, pixels: Pixels, brightness: F32, photons: SparsePhotons, radius: float, diameter: float,
-    fluence_shape: float, rng: np.random.Generator, threads: int,
+    fluence_shape: float, rng: np.random.Generator, threads: int, orbit: Orbit | None = None,
 ) -> Iterator[float]:  # fmt: skip
     """Bring `field` from noise to the particle at low resolution; yield the share of the work done after every batch.
 
@@ -50,6 +51,8 @@ def bootstrap(
         Voxels.
     diameter : float
         Of the particle, 1/voxel: sets how finely orientations are sampled.
+    orbit : Orbit or None
+        Of the particle's point group, where it is named.
     """
     photon_sum, exposure_sum = field.ratio.copy(), np.ones_like(field.ratio)
     prior = np.float32(1)  # the starting noise counts as one photon a voxel, and is forgotten
@@ -58,7 +61,7 @@ def bootstrap(
     for step in range(STEPS):
         sampling = diameter * (COARSE if step < 0.6 * ANNEALED_STEPS else FINE)
         if search is None or search.sampling != sampling:
-            search = PolarSearch(pixels, brightness, radius, sampling)
+            search = PolarSearch(pixels, brightness, radius, sampling, IDENTITY if orbit is None else orbit.group)
             low = torch.from_numpy(photons.dense(search.n_pixels))
         search.set_field(field.ratio, field.edge, fluence_shape, rng, DARKEST, threads)
         size = max(1, min(BATCH, LARGEST_SCORES // (len(search.base) * search.n_angles)))
@@ -71,6 +74,8 @@ def bootstrap(
         new = [np.zeros_like(field.ratio) for _ in range(2)]
         for grid, value in zip(new, (photon_map, exposure_map), strict=True):
             kernels.scatter(search.rotation, search.point, value, grid, field.edge)
+        if orbit is not None:
+            new = [orbit.sum(grid, radius + 2) for grid in new]
         keep = np.float32(max(1 - 1 / (step + 2), 1 - 1 / SHORTEST_MEMORY))
         photon_sum = photon_sum * keep + friedel_sum(new[0])
         exposure_sum = exposure_sum * keep + friedel_sum(new[1])

@@ -14,6 +14,7 @@ from .likelihood import PoseLikelihood
 from .pixels import SparsePhotons
 from .rotations import RZ_PI
 from .search import PolarSearch
+from .symmetry import IDENTITY
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -64,7 +65,7 @@ class Inferred:
 
 def infer_poses(
     photons: SparsePhotons, likelihood: PoseLikelihood, proposers: Sequence[Proposer], table: FrameTable, beta: float,
-    rng: np.random.Generator,
+    rng: np.random.Generator, group: F64 = IDENTITY,
 ) -> Inferred:  # fmt: skip
     """Find the poses of a batch under the present field.
 
@@ -85,18 +86,18 @@ def infer_poses(
     return Inferred(
         rotation=rotation,
         log_likelihood=value.max(1),
-        confidence=(weight * same_mode(sample, rotation[:, None])).sum(1),
+        confidence=(weight * same_mode(sample, rotation[:, None], group)).sum(1),
         fisher=fisher[every, winner],
-        modes=count_modes(mode, weight.reshape(*mode.shape[:2], -1).sum(2)),
+        modes=count_modes(mode, weight.reshape(*mode.shape[:2], -1).sum(2), group),
         row=np.repeat(every, kept.sum(1)),
         sample=sample[kept],
         weight=weight[kept],
     )
 
 
-def count_modes(mode: F32, weight: F64) -> NDArray[np.uint8]:
+def count_modes(mode: F32, weight: F64, group: F64 = IDENTITY) -> NDArray[np.uint8]:
     """(N,) modes (N, C, 3, 3) that differ and, with all that are the same, hold at least `MODE_WEIGHT` of `weight`."""
-    same = same_mode(mode[:, :, None], mode[:, None])
+    same = same_mode(mode[:, :, None], mode[:, None], group)
     whole = np.einsum("nij,nj->ni", same, weight)
     first = ~(same & np.tri(mode.shape[1], k=-1, dtype=bool)).any(2)
     return np.asarray(((whole >= MODE_WEIGHT) & first).sum(1), np.uint8)
@@ -117,9 +118,13 @@ def by_search(search: PolarSearch, threads: int) -> Proposer:
     return lambda photons: search.best(torch.from_numpy(photons.dense(search.n_pixels)), DIRECTIONS_KEPT, threads)
 
 
-def same_mode(a: F32, b: F32) -> NDArray[np.bool_]:
-    """Whether rotations a and b (…, 3, 3) lie within 10° of each other, modulo Rz(π) on the frame's side."""
-    diagonal = np.einsum("...ij,...ij->...j", a, b)
-    half_turned = diagonal @ np.diagonal(HALF_TURN)
-    trace = np.maximum(diagonal.sum(-1), half_turned)
-    return np.asarray((trace - 1) / 2 > SAME_MODE)
+def same_mode(a: F32, b: F32, group: F64 = IDENTITY) -> NDArray[np.bool_]:
+    """Whether rotations a and b (…, 3, 3) lie within 10° of each other, modulo Rz(π) on the frame's side and the
+    particle's point group (n, 3, 3).
+    """
+    same = np.zeros(np.broadcast_shapes(a.shape, b.shape)[:-2], bool)
+    for g in group.astype(np.float32):
+        diagonal = np.einsum("...ij,...ij->...j", a, g @ b)
+        half_turned = diagonal @ np.diagonal(HALF_TURN)
+        same |= (np.maximum(diagonal.sum(-1), half_turned) - 1) / 2 > SAME_MODE
+    return same

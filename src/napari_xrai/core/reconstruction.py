@@ -30,6 +30,7 @@ from .resolution import ShellCurve, crossing, shell_correlation
 from .search import PolarSearch
 from .sizing import measure_size
 from .speckle import measure_speckle
+from .symmetry import Orbit, point_group
 from .trust import assess
 from .workers import chunks
 
@@ -103,6 +104,8 @@ class ReconstructionSettings:
         Fluence per frame: its spread measured and integrated over, fitted freely, or equal for all.
     field : "auto", "voxel", "hash" or "siren"
         What holds the 3D intensity, as in `fields`.
+    symmetry : str
+        Point group of the intensity in Schoenflies notation: every frame counts for all poses that it makes equal.
     proposals : "search", "encoder" or "both"
         Where candidate poses come from once the particle is found: the exact low-resolution search, or the encoder.
     threads : int
@@ -113,6 +116,7 @@ class ReconstructionSettings:
     seed: int = 0
     fluence: str = "auto"
     field: str = "auto"
+    symmetry: str = "C1"
     proposals: str = "search"
     threads: int = 1
 
@@ -138,6 +142,8 @@ class Reconstruction:
     def __init__(self, detector: Detector, settings: ReconstructionSettings, n_frames: int | None) -> None:
         self.settings, self.n_frames = settings, n_frames
         self.pixels = pixels_of(detector)
+        self.group = point_group(settings.symmetry)
+        self.orbit = Orbit(self.group, self.pixels.edge) if len(self.group) > 1 else None
         self.table = FrameTable(n_frames or 0)
         self.rng = np.random.default_rng(settings.seed)
         self.facts: dict[str, str] = {}
@@ -260,7 +266,7 @@ class Reconstruction:
             base = SHARE_OF_STARTS / 2 * min(start, 2)
             for share in bootstrap(
                 self.field, self.pixels, self.brightness, reservoir, self.start_radius, self.speckle.diameter,
-                self.fluence_shape, rng, self.settings.threads,
+                self.fluence_shape, rng, self.settings.threads, self.orbit,
             ):  # fmt: skip
                 self.fraction = base + span * share * 0.6
                 yield self.progress()
@@ -339,7 +345,8 @@ class Reconstruction:
         proposers: list[Proposer] = []
         if proposals in ("search", "both"):
             radius = max(min(SEARCH_RADIUS * self.speckle.size, self.radius), self.start_radius)
-            search = PolarSearch(self.pixels, self.brightness, radius, SEARCH_SAMPLING * self.speckle.diameter)
+            sampling = SEARCH_SAMPLING * self.speckle.diameter
+            search = PolarSearch(self.pixels, self.brightness, radius, sampling, self.group)
             search.set_field(field.ratio, field.edge, self.fluence_shape, self.rng, DARKEST, threads)
             proposers.append(by_search(search, threads))
         if proposals in ("encoder", "both"):
@@ -372,7 +379,7 @@ class Reconstruction:
         """
         last, known = self.table.rotation(photons.index)
         beta = FIRST_BETA ** max(0.0, 1 - self.updates / MARCHING_UPDATES)
-        found = infer_poses(photons, likelihood, proposers, self.table, beta, self.rng)
+        found = infer_poses(photons, likelihood, proposers, self.table, beta, self.rng, self.group)
         totals = photons.totals(likelihood.n_pixels)
         fits = np.ones(len(photons), bool)
         if self.radius == self.pixels.orient_radius and self.field is not None:  # no sooner: the field is too coarse
@@ -391,7 +398,7 @@ class Reconstruction:
             self.table.put_radius(
                 photons.index, self.uncertainty.radius_deg(photons, found.rotation, found.fisher, certain)
             )
-        stayed = float((same_mode(last, found.rotation) & known & fits).sum())
+        stayed = float((same_mode(last, found.rotation, self.group) & known & fits).sum())
         k, s = totals[fits].astype(np.float64), likelihood.expected(found.rotation[fits])
         return np.array([len(k), gain[fits].sum(), stayed, k.sum(), s.sum(), k @ k, k @ s, s @ s])
 
@@ -401,6 +408,8 @@ class Reconstruction:
     ) -> Generator[Progress, None, None]:  # fmt: skip
         """Explain the evidence: this pass's, and `share` of the previous pass's for frames not yet seen again."""
         photons, exposure = yield from self._with_progress(evidence.volumes())
+        if self.orbit is not None:
+            photons, exposure = ([self.orbit.sum(g, self.pixels.edge) for g in grids] for grids in (photons, exposure))
         if previous is not None:
             scale = np.float32(share)
             photons = [new + scale * old for new, old in zip(photons, previous[0], strict=True)]

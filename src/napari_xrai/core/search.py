@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from . import kernels
 from .pixels import Pixels
-from .rotations import direction_to_rotation, fibonacci_directions, random_rotations, rotation_z
+from .rotations import direction_to_rotation, exp_map, fibonacci_directions, random_rotations, rotation_z
+from .symmetry import IDENTITY, asymmetric_unit
 from .workers import chunks, in_threads
 
 F32 = NDArray[np.float32]
@@ -67,15 +68,21 @@ class PolarSearch:
         Voxels.
     sampling : float
         Directions and in-plane angles per speckle-limited step: 1 puts neighbours one voxel apart at `radius`.
+    group : (n, 3, 3) float64
+        The particle's point group: views that it makes equal are searched once.
     """
 
-    def __init__(self, pixels: Pixels, brightness: F32, radius: float, sampling: float) -> None:
+    def __init__(
+        self, pixels: Pixels, brightness: F32, radius: float, sampling: float, group: NDArray[np.float64] = IDENTITY
+    ) -> None:
         self.radius, self.sampling = radius, sampling
         self.n_pixels = pixels.within(radius)
         inner = pixels.inner_radius
         self.n_rings = max(3, int(radius - inner + 0.5) + 1)
         self.n_angles = max(16, int(np.ceil(2 * np.pi * radius * sampling / 8)) * 8)
-        self.base = direction_to_rotation(fibonacci_directions(int(4 * np.pi * (radius * sampling) ** 2)))
+        direction = fibonacci_directions(int(4 * np.pi * (radius * sampling) ** 2))
+        self.symmetric = len(group) > 1
+        self.base = direction_to_rotation(direction[asymmetric_unit(direction, group)] if self.symmetric else direction)
         self.rotation: F32 = self.base.astype(np.float32)
         n = self.n_pixels
         self.spread = polar_spread(pixels.rho[:n], pixels.azimuth[:n], (inner, radius), self.n_rings, self.n_angles)
@@ -101,7 +108,9 @@ class PolarSearch:
         self, ratio: F32, edge: int, fluence_shape: float, rng: np.random.Generator, darkest: float, threads: int = 1
     ) -> None:
         """Render the templates of a field; viewing directions are turned at random, so that none is special."""
-        self.rotation = np.asarray(random_rotations(1, rng)[0] @ self.base, np.float32)
+        step = 1 / (self.radius * self.sampling)
+        turn = exp_map(step * rng.uniform(-0.5, 0.5, 3)) if self.symmetric else random_rotations(1, rng)[0]
+        self.rotation = np.asarray(turn @ self.base, np.float32)
         value = np.empty((len(self.base), self.n_rings * self.n_angles), np.float32)
         in_threads(
             lambda part: kernels.gather(self.rotation[part], self.point, ratio, edge, value[part]),
@@ -167,7 +176,8 @@ class PolarSearch:
         return np.asarray(self.rotation[direction] @ rotation_z(-2 * np.pi * angle / self.n_angles), np.float32)
 
     def best(self, photons: torch.Tensor, top: int, threads: int = 1) -> F32:
-        """(B, top, 3, 3) most likely poses of frames (B, n_pixels), one per viewing direction."""
+        """(B, top, 3, 3) most likely poses of frames (B, n_pixels), one per direction; all, where they are fewer."""
+        top = min(top, len(self.base))
 
         def search(part: torch.Tensor) -> F32:
             score, angle = self.log_likelihood(part).max(2)
