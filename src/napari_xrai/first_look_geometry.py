@@ -56,7 +56,7 @@ def resolution_rings(detector: Detector, layout: Layout) -> list[Ring]:
             q = _round_number(q)
             label = f"{q:.3g} voxels"
         across = np.tan(2 * np.arcsin(min(q / (2 * radius), 0.7))) / layout.pitch
-        if 0 < across < 1.05 * edge:
+        if 0 < across < 1.2 * edge:
             rings[label] = Ring(float(q), label, float(across))
     return list(rings.values())
 

@@ -111,10 +111,12 @@ def _as_it_lies(detector: Detector) -> Layout | None:
 
 def _without_holes(owner: NDArray[np.int64]) -> NDArray[np.int64]:
     """Rounding leaves holes in panels that are turned by a little: each shows a pixel beside it."""
-    padded = np.pad(owner, 1, constant_values=-1)
-    beside = np.stack([padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]])
-    hole = (owner < 0) & ((beside >= 0).sum(axis=0) >= NEIGHBOURS_OF_A_HOLE)
-    return np.where(hole, beside.max(axis=0), owner)
+    for _ in range(2):  # where two lines slip at once, one hole hides another
+        padded = np.pad(owner, 1, constant_values=-1)
+        beside = np.stack([padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]])
+        hole = (owner < 0) & ((beside >= 0).sum(axis=0) >= NEIGHBOURS_OF_A_HOLE)
+        owner = np.where(hole, beside.max(axis=0), owner)
+    return owner
 
 
 class FrameStack:

@@ -111,6 +111,7 @@ def test_the_threshold_line_is_dragged_by_the_mouse(qtbot, viewer, look, tiny):
     look.load(tiny)
     wait_until_looked(qtbot, look, 50)
     assert "A suggestion" in text(look, "hits")
+    qtbot.wait(300)  # the row of the threshold has come in and taken its room from the plot
     view = look.plots.plots["lit"]
     axis = view.getPlotItem().vb
     lit = np.sort(look._look.lit)

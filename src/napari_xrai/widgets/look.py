@@ -64,8 +64,10 @@ class LookPanel(LookFace):
         self._canvas_drops = CanvasDrops(self, napari_viewer)
         self._queue: list[tuple[Inputs | None, list[Path]]] = []
         self._opening = False
-        self._pull_timer, self._settle_timer = QTimer(self), QTimer(self)
+        self._pull_timer, self._settle_timer, self._rest_timer = QTimer(self), QTimer(self), QTimer(self)
         self._settle_timer.setSingleShot(True)
+        self._rest_timer.setSingleShot(True)
+        self._rest_timer.timeout.connect(self._show_the_rest)
         self._pull_timer.timeout.connect(self._pull)
         self._settle_timer.timeout.connect(self._follow_centre)
         self._connect()
@@ -177,23 +179,38 @@ class LookPanel(LookFace):
         self._opening = False
         self.stop()
         before, self._opened = self._opened, opened
-        self._detector, self._layout, self._look = opened.detector, opened.layout, None
+        inputs, layout = opened.inputs, opened.layout
+        fits = before.layout is not None and layout is not None and before.layout.shape == layout.shape
+        same = before.inputs.frames == inputs.frames and fits
+        moved = self._layout.centre if self._layout and self._detector is not before.detector else None
+        self._detector, self._layout, self._look = opened.detector, layout, None
+        if same and before.inputs.detector == inputs.detector and moved and opened.detector and layout:
+            self._detector, self._layout = with_centre(opened.detector, layout, moved)
         self._threshold_by_user = False
-        same = before.inputs.frames == opened.inputs.frames and before.inputs.mask == opened.inputs.mask
-        fits = before.layout is not None and opened.layout is not None and before.layout.shape == opened.layout.shape
-        inputs = opened.inputs
         names = [path.name for path in (*inputs.frames[:2], inputs.detector, inputs.mask) if path is not None]
         self.drop_zone.show_files(" · ".join(names))
         self.found.setText(opened.words)
         self.found.setVisible(bool(opened.words))
         self.plots.clear_plots()
         self.show_hits("", None)
-        self.look_layers.show_frames(opened, keep_mask=same and fits and self._is_painted())
-        self._listen()
+        keep_mask = same and before.inputs.mask == inputs.mask and self._is_painted()
+        self.look_layers.show_frames(opened, keep_mask=keep_mask)
+        self.say(self._hint())
+        if before.source is None:
+            self._rest_timer.start(SETTLE_MS)  # the first frame is seen first
+        else:  # a canvas drawn between taking layers away and making new ones has crashed OpenGL beside a second view
+            self._show_the_rest()
+        self._show_state()
+
+    def _show_the_rest(self) -> None:
+        """With the frames come their mask, rings and centre, and then the sums."""
+        opened = self._opened
+        if opened.layout is not None and opened.mask is not None and self.look_layers.find("mask") is None:
+            self.look_layers.show_mask(opened.layout, opened.mask)
         self._show_geometry()
+        self._listen()
         self.tools["pan"].setChecked(True)
         self.look_layers.take_up("pan")
-        self.say(self._hint())
         if opened.source is not None and opened.source.n_frames:
             self.wanted.setMaximum(opened.source.n_frames)
             self.measure()
@@ -413,5 +430,6 @@ class LookPanel(LookFace):
         self.stop()
         self._pull_timer.stop()
         self._settle_timer.stop()
+        self._rest_timer.stop()
         self.viewer.layers.events.inserted.disconnect(self._on_layer_inserted)
         self.viewer.events.theme.disconnect(self._follow_theme)

@@ -27,6 +27,8 @@ GAMMAS = {"linear": 1.0, "gamma": 0.5, "log": 0.25}
 """The logarithm is a colour map over a gamma: values stay photons, and one photon in ten thousand is seen."""
 
 LINE = "#4fd8eb"
+BESIDE = "#3b424d"
+"""Where there is no pixel: neither dark nor lit."""
 MASK_COLORS = {None: "transparent", 0: "transparent", 1: "#3b82f670", 2: "#ef4444"}
 POWDER_BRIGHT = 99.9
 """Percentile of the powder sum that is drawn brightest."""
@@ -47,7 +49,8 @@ class LookLayers:
     # ---- frames and sums
 
     def show_frames(self, opened: Opened, *, keep_mask: bool) -> None:
-        """Put the frames on the canvas, with their mask, in place of those of other files."""
+        """Put the frames on the canvas, in place of those of other files; a mask that was painted for them may stay."""
+        self.take_up("pan")
         for layer in list(self.viewer.layers):
             kind = layer.metadata.get(KEY)
             if kind in FIRST_LOOK and not (kind == "mask" and keep_mask):
@@ -60,14 +63,12 @@ class LookLayers:
         data, kwargs, _ = opened.patterns
         apart = (opened.inputs.detector, opened.inputs.mask)
         kwargs["metadata"]["companions"] = [str(path) for path in apart if path is not None]
-        layer = self.viewer.add_image(data, **kwargs)
-        layer.contrast_limits_range = (0.0, 20 * kwargs["contrast_limits"][1])
-        self._color(layer)
+        bright = kwargs["contrast_limits"][1]
+        layer = self.viewer.add_image(data, **{**kwargs, **self._colors(bright)})
+        layer.contrast_limits_range = (0.0, 20 * bright)
         self.viewer.dims.axis_labels = ("frame", "y", "x")[-self.viewer.dims.ndim :]
         self.viewer.dims.set_current_step(0, 0)
-        if self.find("mask") is None:
-            self.show_mask(opened.layout, opened.mask)
-        else:
+        if keep_mask:
             self.viewer.layers.move(0, len(self.viewer.layers))
         self.show(self.shown)
         self.viewer.reset_view()
@@ -111,6 +112,8 @@ class LookLayers:
             patterns.visible = not is_powder
         if powder is not None:
             powder.visible = is_powder
+            if self.viewer.layers.selection.active in (patterns, powder):  # the sliders beside are for what is seen
+                self.viewer.layers.selection.active = powder if is_powder else patterns
 
     def set_contrast(self, contrast: Contrast) -> None:
         """How photons become brightness."""
@@ -121,8 +124,13 @@ class LookLayers:
                 self._color(layer)
 
     def _color(self, layer: Any) -> None:
-        layer.gamma = GAMMAS[self.contrast]
-        layer.colormap = _log_colormap(float(layer.contrast_limits[1])) if self.contrast == "log" else "inferno"
+        for name, value in self._colors(float(layer.contrast_limits[1])).items():
+            setattr(layer, name, value)
+
+    def _colors(self, bright: float) -> dict[str, Any]:
+        return {
+            "gamma": GAMMAS[self.contrast], "colormap": _colormap(bright if self.contrast == "log" else None),
+        }  # fmt: skip
 
     # ---- geometry
 
@@ -186,13 +194,16 @@ class LookLayers:
             layer.mode = "paint" if tool == "mask" else "select"
 
 
-def _log_colormap(top: float) -> Any:
-    """Brightness as log(1 + photons), up to `top` photons, for use with the gamma of `GAMMAS`."""
+def _colormap(log_to: float | None) -> Any:
+    """Brightness as the photons; or, up to `log_to` of them, as log(1 + photons), for the gamma of `GAMMAS`."""
     from napari.utils.colormaps import Colormap, ensure_colormap
 
-    photons = max(top, 1.0)
     shade = np.linspace(0, 1, 128)
+    colors = ensure_colormap("inferno").map(shade)
+    if log_to is None:
+        return Colormap(colors, name="xrai-frames", display_name="inferno", nan_color=BESIDE)
+    photons = max(log_to, 1.0)
     controls = (np.expm1(shade * np.log1p(photons)) / photons) ** GAMMAS["log"]
     controls[[0, -1]] = 0.0, 1.0
-    return Colormap(ensure_colormap("inferno").map(shade), controls=controls, name=f"xrai-log-{photons:.3g}",
-                    display_name="inferno, log")  # fmt: skip
+    name = f"xrai-log-{photons:.3g}"
+    return Colormap(colors, controls=controls, name=name, display_name="inferno, log", nan_color=BESIDE)

@@ -15,6 +15,21 @@ LEAST = 0.5
 """An empty bin's height on a logarithmic axis of frames."""
 
 
+NAMED = ("1", "2", "5")
+
+
+class DecadeAxis(pg.AxisItem):
+    """A logarithmic axis that says plain numbers, and not each of them."""
+
+    def __init__(self) -> None:
+        super().__init__("left")
+        self.setLogMode(False, True)
+
+    def logTickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:  # noqa: D102
+        numbers = (f"{10**value:,.6g}" for value in values)
+        return [number if number.lstrip("0.,")[:1] in NAMED else "" for number in numbers]
+
+
 class LookPlots(QTabWidget):
     """Three plots in tabs.
 
@@ -41,7 +56,7 @@ class LookPlots(QTabWidget):
             plot = self.plots[name] = still_plot(self)
             step = "center" if name != "radial" else None
             self._lines[name] = plot.plot([0.0, 1.0] if step else [], [0.0] if step else [], stepMode=step)
-            plot.getAxis("left").setLogMode(False, True)
+            plot.setAxisItems({"left": DecadeAxis()})
             for side in ("left", "bottom"):
                 plot.getAxis(side).enableAutoSIPrefix(False)
             self.setTabToolTip(self.addTab(plot, title), tip)
