@@ -194,9 +194,10 @@ class LookPanel(LookFace):
         self.plots.clear_plots()
         self.show_hits("", None)
         keep_mask = same and before.inputs.mask == inputs.mask and self._is_painted()
+        was_empty = self.look_layers.find("patterns") is None
         self.look_layers.show_frames(opened, keep_mask=keep_mask)
         self.say(self._hint())
-        if before.source is None:
+        if was_empty:
             self._rest_timer.start(SETTLE_MS)  # the first frame is seen first
         else:  # a canvas drawn between taking layers away and making new ones has crashed OpenGL beside a second view
             self._show_the_rest()

@@ -210,6 +210,8 @@ class ReconstructPanel(Face):
         else:
             layer.visible = False
         self.viewer.add_layer(layer)
+        if layer.visible:
+            self.viewer.dims.set_current_step(0, 0)  # napari begins in the middle
 
     def _take_from_layer(self, layer: object) -> None:
         """Frames that came in by napari's own ways (File → Open, sample data) are taken as if dropped here."""
