@@ -25,7 +25,8 @@ from rich.table import Table
 
 from convergence import CASES, load
 from napari_xrai.core.frames import Snapshot
-from napari_xrai.core.reconstruction import Reconstruction, ReconstructionSettings
+from napari_xrai.core.reconstruction import Reconstruction
+from napari_xrai.core.reconstruction_settings import ReconstructionSettings
 from napari_xrai.core.resolution import sample, shell_index
 from napari_xrai.core.rotations import align_poses, quaternion_to_matrix
 from napari_xrai.core.simulate import Truth

@@ -32,7 +32,8 @@ from napari_xrai.core.field import VoxelField, grid_radius
 from napari_xrai.core.frames import BAD, USED, Detector, Frames
 from napari_xrai.core.inference import infer_poses
 from napari_xrai.core.particle import Particle
-from napari_xrai.core.reconstruction import Reconstruction, ReconstructionSettings
+from napari_xrai.core.reconstruction import Reconstruction
+from napari_xrai.core.reconstruction_settings import ReconstructionSettings
 from napari_xrai.core.resolution import sample, sphere_correlation
 from napari_xrai.core.rotations import align_poses, quaternion_to_matrix, random_rotations
 from napari_xrai.core.simulate import Preset, Truth, simulate

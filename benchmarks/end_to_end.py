@@ -43,7 +43,8 @@ from napari_xrai.core.inference import HALF_TURN
 from napari_xrai.core.likelihood import PoseLikelihood
 from napari_xrai.core.neural_field import DIMMEST, ONE
 from napari_xrai.core.pixels import SparsePhotons
-from napari_xrai.core.reconstruction import Reconstruction, ReconstructionSettings
+from napari_xrai.core.reconstruction import Reconstruction
+from napari_xrai.core.reconstruction_settings import ReconstructionSettings
 from napari_xrai.core.resolution import sphere_correlation
 from napari_xrai.core.rotations import align_poses, geodesic_angle
 from napari_xrai.core.simulate import Truth

@@ -9,7 +9,8 @@ from napari_xrai.core.field import RadialProfile, VoxelField, grid_radius
 from napari_xrai.core.fields import make_field
 from napari_xrai.core.frames import HC_EV_A, Frames
 from napari_xrai.core.neural_field import NeuralField
-from napari_xrai.core.reconstruction import Reconstruction, ReconstructionSettings
+from napari_xrai.core.reconstruction import Reconstruction
+from napari_xrai.core.reconstruction_settings import ReconstructionSettings
 from napari_xrai.core.rotations import align_poses, quaternion_to_matrix
 from napari_xrai.core.simulate import Preset, simulate
 from napari_xrai.io.structure import read_particle

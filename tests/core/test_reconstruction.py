@@ -8,7 +8,8 @@ import pytest
 
 from napari_xrai.core import bootstrap, reconstruction
 from napari_xrai.core.frames import HC_EV_A, NOT_HIT, USED, Frames
-from napari_xrai.core.reconstruction import Reconstruction, ReconstructionSettings
+from napari_xrai.core.reconstruction import Reconstruction
+from napari_xrai.core.reconstruction_settings import ReconstructionSettings
 from napari_xrai.core.rotations import align_poses, quaternion_to_matrix
 from napari_xrai.core.simulate import Preset, simulate
 from napari_xrai.io.structure import read_particle

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,12 +25,14 @@ from .junk import JunkGate
 from .likelihood import PoseLikelihood, gamma_shape
 from .pixels import SparsePhotons, pixels_of
 from .pose_uncertainty import PoseUncertainty, measure_uncertainty
+from .reconstruction_settings import ReconstructionSettings
 from .resolution import ShellCurve, crossing, shell_correlation
 from .search import PolarSearch
 from .sizing import measure_size
 from .speckle import measure_speckle
 from .symmetry import Orbit, point_group
 from .trust import assess
+from .verdict import judge
 from .workers import chunks
 
 F32 = NDArray[np.float32]
@@ -57,9 +58,6 @@ PASSES_PER_START = 2
 AGREEMENT = 0.9
 """Two starts whose intensities correlate so well, after rotation, have found the same particle: no more are made."""
 
-DISAGREEMENT = 0.75
-"""If no two starts correlate so well, none is believed; in between, few or dim frames leave that much noise."""
-
 LAST_UPDATES = 3
 """At full resolution, at least."""
 
@@ -79,46 +77,9 @@ NEIGHBOURS = 2.0
 SUPPORTED = 0.15
 """Half-set shell correlation that lets the resolution grow past a shell."""
 
-SETTLED = 0.75
-"""Part of the poses that stay within 10° from pass to pass once the particle is found."""
-
-FEW_FRAMES = 200
-"""Below so many used frames nothing is called converged: whole regions of the volume rest on single frames."""
-
 SHARE_OF_STARTS = 0.5
 LIVE_POSES = 5000
 RESOLVED = 0.5
-
-
-@dataclass(frozen=True)
-class ReconstructionSettings:
-    """How to run; None and "auto" mean: from the data.
-
-    Parameters
-    ----------
-    passes : int or None
-        Passes over the frames after the starts.
-    seed : int
-        Equal seeds give equal results on the same CPU.
-    fluence : "auto", "profiled" or "fixed"
-        Fluence per frame: its spread measured and integrated over, fitted freely, or equal for all.
-    field : "auto", "voxel", "hash" or "siren"
-        What holds the 3D intensity, as in `fields`.
-    symmetry : str
-        Point group of the intensity in Schoenflies notation: every frame counts for all poses that it makes equal.
-    proposals : "search", "encoder" or "both"
-        Where candidate poses come from once the particle is found: the exact low-resolution search, or the encoder.
-    threads : int
-        CPU threads.
-    """
-
-    passes: int | None = None
-    seed: int = 0
-    fluence: str = "auto"
-    field: str = "auto"
-    symmetry: str = "C1"
-    proposals: str = "search"
-    threads: int = 1
 
 
 class Reconstruction:
@@ -154,13 +115,10 @@ class Reconstruction:
         self.halves: ShellCurve | None = None
         self.phase, self.fraction, self.seen = "getting ready (slow the first time)", 0.0, 0
         self.passes_done = self.updates = 0
-        self.begun = self.weighing = False
+        self.begun, self.weighing, self.gaining = False, False, True
         self.restored: dict[str, NDArray[Any]] | None = None
         self.radius = self.agreement = self.settled = self.band_radius = 0.0
-        self.gaining = True
         self.fluence_shape = float("inf")
-
-    # ---------------------------------------------------------------- the loop
 
     def run(self, batches: BatchReader) -> Iterator[Progress]:
         """Reconstruct; yields about every 100 ms, and ends when done.
@@ -276,7 +234,8 @@ class Reconstruction:
                     _batches_of(reservoir), len(reservoir), "search", base + 0.6 * span + part * step, part
                 )
             likelihood = self.history["log_likelihood"][-1]
-            agreements = [self._agreement(ratio) for ratio in found]
+            shells = self.pixels.edge, self.pixels.inner_radius, self.radius
+            agreements = [intensity_agreement(self.field.ratio, ratio, *shells) for ratio in found]
             found.append(self.field.ratio)
             if likelihood > best:
                 best, kept = likelihood, (self.field, self.table, self.carried, self.radius, self.history)
@@ -289,10 +248,6 @@ class Reconstruction:
         self.field.restore(found_field.state())
         self.facts["starts"] = f"{len(found)}, of which the best two agree to {self.agreement:.2f}"
 
-    def _agreement(self, ratio: F32) -> float:
-        assert self.field is not None
-        return intensity_agreement(self.field.ratio, ratio, self.pixels.edge, self.pixels.inner_radius, self.radius)
-
     def _passes(self, n_frames: int | None) -> int:
         """Passes known to be needed: as many updates as the resolution takes to the edge, and more while they pay."""
         if self.settings.passes is not None:
@@ -302,8 +257,6 @@ class Reconstruction:
         planned = max(2, -(-(int(np.ceil(marching)) + LAST_UPDATES - PASSES_PER_START) // per_pass))
         more = self.passes_done >= planned and self.gaining and self.passes_done < MOST_PASSES
         return max(planned, self.passes_done + more)
-
-    # ---------------------------------------------------------------- one pass
 
     def _pass(
         self, stream: Iterable[SparsePhotons], n_frames: int, proposals: str, start: float, span: float
@@ -374,8 +327,8 @@ class Reconstruction:
     ) -> F64:
         """Infer a batch and lay it into the evidence.
 
-        Returns sums over the batch's frames that fit: their number, log-likelihood gained, poses that stayed, and the
-        moments K, S, K², KS, S² of photons K counted and S expected.
+        Returns sums over frames that fit: number, log-likelihood gained, poses that stayed, and the moments K, S, K²,
+        KS, S² of photons K counted and S expected.
         """
         last, known = self.table.rotation(photons.index)
         beta = FIRST_BETA ** max(0.0, 1 - self.updates / MARCHING_UPDATES)
@@ -450,11 +403,8 @@ class Reconstruction:
     def _march(self) -> None:
         """Let the resolution grow by half a speckle, if the halves agree where it stands now."""
         assert self.halves is not None
-        shell = min(int(self.radius), len(self.halves.value) - 1)
-        if self.halves.value[shell] > SUPPORTED:
+        if self.halves.value[min(int(self.radius), len(self.halves.value) - 1)] > SUPPORTED:
             self.radius = min(self.radius + MARCH * self.speckle.size, self.pixels.orient_radius)
-
-    # ---------------------------------------------------------------- what there is to see
 
     def progress(self) -> Progress:
         """Where the loop stands."""
@@ -504,26 +454,13 @@ class Reconstruction:
 
     def verdict(self) -> tuple[Verdict, str]:
         """One look, with the reason in words."""
-        disagree = self.passes_done > 0 and self.agreement < DISAGREEMENT
         if self.phase != "done":
             return "improving", f"{self.phase}: {self.settled:.0%} of the poses stayed within 10° at the last update"
-        if not self.speckle.sampled:
-            return (
-                "failed",
-                "neighbouring pixels do not light together: these frames hold no speckles to tell a pose by",
-            )
-        if self.table.counters().used < FEW_FRAMES:
-            return "improving", f"fewer than {FEW_FRAMES} frames are too few to be sure: give it more"
-        if self.settled >= SETTLED and not disagree:
-            return (
-                "converged",
-                f"independent starts agree to {self.agreement:.2f}, {self.settled:.0%} of the poses stay",
-            )
-        if disagree:
-            return "failed", f"{MOST_STARTS} starts from different noise found different particles"
-        return "improving", f"only {self.settled:.0%} of the poses stayed at the last pass: give it more passes"
-
-    # ---------------------------------------------------------------- to continue later
+        counters = self.table.counters()
+        return judge(
+            sampled=self.speckle.sampled, used=counters.used, junk=counters.junk, starts=MOST_STARTS,
+            agreement=self.agreement, settled=self.settled,
+        )  # fmt: skip
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Arrays, and a JSON-able rest, from which `restore` goes on after the last full pass; empty before one."""
@@ -552,19 +489,9 @@ class Reconstruction:
 HISTORY = ("frames_seen", "log_likelihood", "resolution_q")
 
 CONTINUED = (
-    "history",
-    "facts",
-    "passes_done",
-    "updates",
-    "radius",
-    "agreement",
-    "settled",
-    "band_radius",
-    "gaining",
-    "seen",
-    "fluence_shape",
-    "begun",
-)
+    "history", "facts", "passes_done", "updates", "radius", "agreement", "settled", "band_radius",
+    "gaining", "seen", "fluence_shape", "begun",
+)  # fmt: skip
 """Plain values of a `Reconstruction` that a state carries."""
 
 

@@ -1,0 +1,36 @@
+"""How a reconstruction is to run, where the data do not decide it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ReconstructionSettings:
+    """How to run; None and "auto" mean: from the data.
+
+    Parameters
+    ----------
+    passes : int or None
+        Passes over the frames after the starts.
+    seed : int
+        Equal seeds give equal results on the same CPU.
+    fluence : "auto", "profiled" or "fixed"
+        Fluence per frame: its spread measured and integrated over, fitted freely, or equal for all.
+    field : "auto", "voxel", "hash" or "siren"
+        What holds the 3D intensity, as in `fields`.
+    symmetry : str
+        Point group of the intensity in Schoenflies notation: every frame counts for all poses that it makes equal.
+    proposals : "search", "encoder" or "both"
+        Where candidate poses come from once the particle is found: the exact low-resolution search, or the encoder.
+    threads : int
+        CPU threads.
+    """
+
+    passes: int | None = None
+    seed: int = 0
+    fluence: str = "auto"
+    field: str = "auto"
+    symmetry: str = "C1"
+    proposals: str = "search"
+    threads: int = 1

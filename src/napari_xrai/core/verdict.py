@@ -1,0 +1,43 @@
+"""One look at a reconstruction: converged, improving or failed, with the reason in words."""
+
+from __future__ import annotations
+
+from .frames import Verdict
+
+DISAGREEMENT = 0.75
+"""If no two starts correlate so well, none is believed; in between, few or dim frames leave that much noise."""
+
+SETTLED = 0.75
+"""Part of the poses that stay within 10° from pass to pass once the particle is found."""
+
+FEW_FRAMES = 200
+"""Below so many used frames nothing is called converged: whole regions of the volume rest on single frames."""
+
+
+def judge(*, sampled: bool, used: int, junk: int, starts: int, agreement: float, settled: float) -> tuple[Verdict, str]:
+    """The verdict on a reconstruction that has made all its passes, and why.
+
+    Parameters
+    ----------
+    sampled : bool
+        Neighbouring pixels light together: the frames hold speckles.
+    used, junk : int
+        Frames.
+    starts : int
+        At most so many were made from different noise.
+    agreement : float
+        Best correlation of two starts' intensities, after rotation.
+    settled : float
+        Part of the poses that stayed at the last pass.
+    """
+    if not sampled:
+        return "failed", "neighbouring pixels do not light together: these frames hold no speckles to tell a pose by"
+    if agreement < DISAGREEMENT:
+        return "failed", f"{starts} starts from different noise found different particles"
+    if junk > used:
+        return "failed", f"{junk / (junk + used):.0%} of the frames fit no pose: look at them, and at the mask"
+    if used < FEW_FRAMES:
+        return "improving", f"fewer than {FEW_FRAMES} frames are too few to be sure: give it more"
+    if settled < SETTLED:
+        return "improving", f"only {settled:.0%} of the poses stayed at the last pass: give it more passes"
+    return "converged", f"independent starts agree to {agreement:.2f}, {settled:.0%} of the poses stay"
