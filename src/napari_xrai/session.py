@@ -431,7 +431,8 @@ def make_reconstruction(
         If the device cannot be used.
     """
     from .core.online import OnlineReconstruction
-    from .core.reconstruction import Reconstruction, ReconstructionSettings
+    from .core.reconstruction import Reconstruction
+    from .core.reconstruction_settings import ReconstructionSettings
 
     if settings.device.startswith("cuda"):
         raise InputError(
