@@ -139,12 +139,13 @@ def test_a_checkpoint_comes_back_and_unchanged_blocks_are_not_written_again(fold
     folder.write_checkpoint({"field": field, "poses": poses}, {"step": 1})
     before = {p.name: p.stat().st_mtime_ns for p in (folder.path / "checkpoint").glob("*.safetensors")}
     grown = np.concatenate([poses, poses[:50_000] + 1])
-    folder.write_checkpoint({"field": field + 1, "poses": grown}, {"step": 2})
+    folder.write_checkpoint({"field": field + 1, "poses": grown, "band": np.array(1.5)}, {"step": 2})
     after = {p.name: p.stat().st_mtime_ns for p in (folder.path / "checkpoint").glob("*.safetensors")}
     arrays, rest = folder.read_checkpoint()
     assert rest == {"step": 2}
     assert np.array_equal(arrays["field"], field + 1)
     assert np.array_equal(arrays["poses"], grown)
+    assert arrays["band"].shape == ()
     assert len(before.items() & after.items()) == 3  # the three full blocks of old poses
     assert len(after) == 5
 

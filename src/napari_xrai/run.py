@@ -483,7 +483,7 @@ def _write_tensors(folder: Path, arrays: Arrays) -> str:
     """Write arrays into a file named by what is in it, unless it is there already; return its name."""
     from safetensors.numpy import save
 
-    content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    content = save({name: np.asarray(array, order="C") for name, array in arrays.items()})
     name = f"{hashlib.blake2b(content, digest_size=12).hexdigest()}.safetensors"
     if not (folder / name).exists():
         _write_file(folder / name, content)
