@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,8 @@ from .likelihood import PoseLikelihood
 from .pixels import SparsePhotons
 from .reconstruction import (
     BATCH_SIZE,
-    DISAGREEMENT,
+    MARCH,
+    NEIGHBOURS,
     RESERVOIR_FRAMES,
     RESERVOIR_PHOTONS,
     Reconstruction,
@@ -50,12 +51,19 @@ FEWEST_FIRST = 1000
 FIRST_WAIT_S = 20.0
 """The starts begin with `RESERVOIR_FRAMES`, or with so many after so long."""
 
-BLOCK_FRAMES = 2000
+BLOCK_FRAMES, LARGEST_BLOCK = 2000, 16_000
 BLOCKS = 4
 """Frames merged between updates, and how many such blocks the reservoir holds."""
+UPDATING_SHARE, MARCHING_SHARE = 0.2, 0.5
+"""Where frames come fast, blocks grow until updates take no more of the time than this; while the resolution grows."""
+MARCHES = 3
+"""Evidence reaches so many steps of resolution beyond the present one: a block may see several updates."""
 
 SHORTEST_HALF_LIFE, LONGEST_HALF_LIFE = 4000, 100_000
 """Frames. Between them it is half of the frames used so far: short while poses are poor, long enough to average."""
+
+AGREED = 0.75
+"""Starts that agree less are made again once there are twice as many frames."""
 
 WAIT_S = 0.1
 QUIET_S = 3.0
@@ -79,6 +87,7 @@ class Growing:
     evidence: Evidence
     parts: list[SparsePhotons]
     tally: F64
+    since: float = field(default_factory=time.monotonic)
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
@@ -117,7 +126,8 @@ class OnlineReconstruction(Reconstruction):
         self.blocks: deque[Block] = deque()
         self.uses: deque[tuple[float, int, float, float]] = deque()
         self.used = self.rounds = 0
-        self.live, self.shedding = True, False
+        self.live, self.marching, self.shedding = True, True, False
+        self.update_s = 0.0
         self.quiet_since = time.monotonic()
 
     # ---------------------------------------------------------------- the loop
@@ -205,7 +215,7 @@ class OnlineReconstruction(Reconstruction):
             elif self._again_pays():
                 again = again or self._see_again(likelihood, proposers)
                 changed = next(again, CHANGED) is CHANGED
-            if len(new) >= BLOCK_FRAMES:
+            if self._is_full(new):
                 yield from self._close(new)
                 new, changed = self._new_block(), True
                 if self._should_start_again():
@@ -220,11 +230,20 @@ class OnlineReconstruction(Reconstruction):
             yield from self._close(new)
 
     def _new_block(self) -> Growing:
-        return Growing(Evidence(self.pixels, self.exposure, np.inf, self.settings.threads), [], np.zeros(8))
+        reach = self.radius + MARCHES * MARCH * self.speckle.size + NEIGHBOURS
+        return Growing(Evidence(self.pixels, self.exposure, reach, self.settings.threads), [], np.zeros(8))
+
+    def _is_full(self, block: Growing) -> bool:
+        """Whether it is time for an update: not so often that frames would have to wait for it."""
+        if len(block) < BLOCK_FRAMES:
+            return False
+        share = MARCHING_SHARE if self.marching else UPDATING_SHARE
+        return len(block) >= LARGEST_BLOCK or time.monotonic() - block.since > self.update_s / share
 
     def _close(self, new: Growing) -> Iterator[Progress]:
         """Take a block into the reservoir, let the oldest go, and update the field."""
-        volumes = yield from self._with_progress(new.evidence.volumes())
+        began, radius = time.monotonic(), self.radius
+        volumes = yield from self._with_progress(self._volumes(new.evidence))
         if self.past is not None:
             scale_volumes(self.past, 0.5 ** (len(new) / self.half_life))
         self.blocks.append(Block(SparsePhotons.concatenate(new.parts), volumes))
@@ -234,6 +253,15 @@ class OnlineReconstruction(Reconstruction):
             self.past = gone.evidence if self.past is None else add_volumes(self.past, gone.evidence)
         self.rounds, self.gaining = 0, True
         yield from self._explain(*self._total(), new.tally)
+        self.update_s, self.marching = time.monotonic() - began, self.radius > radius
+
+    def _volumes(self, evidence: Evidence) -> Generator[None, None, Volumes]:
+        """What a block says about each voxel, under all rotations of the point group."""
+        photons, exposure = yield from evidence.volumes()
+        if self.orbit is None:
+            return photons, exposure
+        edge, orbit = self.pixels.edge, self.orbit
+        return [orbit.sum(grid, edge) for grid in photons], [orbit.sum(grid, edge) for grid in exposure]
 
     def _total(self) -> Volumes:
         """Evidence of the reservoir, and what is left of that before it."""
@@ -254,7 +282,7 @@ class OnlineReconstruction(Reconstruction):
     def _should_start_again(self) -> bool:
         """Whether no two starts agreed, and there are twice as many frames now to start from."""
         held = sum(len(block.photons) for block in self.blocks)
-        return self.agreement < DISAGREEMENT and held >= 2 * len(self.first or ())
+        return self.agreement < AGREED and held >= 2 * len(self.first or ())
 
     def _photons_held(self) -> int:
         return sum(len(block.photons.pixel) for block in self.blocks)
@@ -318,17 +346,23 @@ class OnlineReconstruction(Reconstruction):
         if not self.blocks:
             return
         most = MOST_ROUNDS if self.settings.passes is None else self.settings.passes
-        self.rounds = 0
+        self._join_blocks()
         for n in range(most):
             self.phase = f"the stream has ended: seeing the reservoir again, round {n + 1}"
-            self.weighing = n > 0 or most == 1
+            self.weighing = n > 0 or most == 1 or self.past is not None
             before, radius = self._likelihood(), self.radius
-            for _ in range(len(self.blocks)):
-                likelihood, proposers = yield from self._prepare(self.settings.proposals)
-                yield from self._with_progress(self._see_again(likelihood, proposers))
+            likelihood, proposers = yield from self._prepare(self.settings.proposals)
+            yield from self._with_progress(self._see_again(likelihood, proposers))
             self.passes_done += 1
-            if n > 0 and self._likelihood() - before < GAINING and self.radius == radius:
+            if self.weighing and self._likelihood() - before < GAINING and self.radius == radius:
                 break
+
+    def _join_blocks(self) -> None:
+        """Make one block of the reservoir: an update after each round is enough when nobody waits for it."""
+        evidence = self.blocks[0].evidence
+        for block in list(self.blocks)[1:]:
+            add_volumes(evidence, block.evidence)
+        self.blocks = deque([Block(SparsePhotons.concatenate([block.photons for block in self.blocks]), evidence)])
 
     def _see_again(self, likelihood: PoseLikelihood, proposers: list[Proposer]) -> Iterator[None]:
         """Infer the poses of the block that was not seen for longest; its new evidence takes the place of the old."""
@@ -338,7 +372,7 @@ class OnlineReconstruction(Reconstruction):
             tally += self._merge(block.photons.take(np.arange(part.start, part.stop)), likelihood, proposers, evidence)
             self.seen += part.stop - part.start
             yield
-        block.evidence = yield from evidence.volumes()
+        block.evidence = yield from self._volumes(evidence)
         self.blocks.rotate(-1)
         self.rounds += 1
         before = self._likelihood()

@@ -18,8 +18,8 @@ READ_AT_ONCE = 200
 LOOK_EVERY_S = 0.2
 SETTLED_S = 2.0
 """A file that did not change for so long is finished; frames at a file's end that stay empty so long are empty."""
-MOST_BEHIND = 20_000
-"""More unread frames than this, and the oldest are dropped."""
+MOST_BEHIND_S = 60.0
+"""Frames that were in the file for so long and are still unread are dropped."""
 FIRST_ERROR_S, LAST_ERROR_S = 0.5, 5.0
 
 
@@ -64,12 +64,24 @@ class GrowingFile:
             except InputError as error:
                 self._stumble(error)
                 return None
-        behind = self._visible - self._next
-        if behind > MOST_BEHIND:
-            lost = behind - MOST_BEHIND // 2
+        lost = self._too_old() - self._next
+        if lost > 0:
             self._next += lost
             return Batch(None, time.time(), lost)
-        return self._read() if behind > 0 else None
+        return self._read() if self._next < self._visible else None
+
+    def notice(self) -> None:
+        """See how far the file has grown."""
+        if time.monotonic() >= self._look_again:
+            try:
+                self._look()
+            except InputError as error:
+                self._stumble(error)
+
+    def _too_old(self) -> int:
+        """Frames that the file has shown for too long: all those of a position below this."""
+        limit = time.time() - MOST_BEHIND_S
+        return max((length for length, seen in self._seen_at if seen < limit), default=0)
 
     def _look(self) -> None:
         self._look_again = time.monotonic() + LOOK_EVERY_S
@@ -216,6 +228,9 @@ class FillingFolder:
                     return path
                 self._done.add(path)
         return None
+
+    def notice(self) -> None:
+        """Files wait in their folder."""
 
     def close(self) -> None:
         """Close the file being read."""

@@ -25,6 +25,8 @@ MOST_ENTRIES = 8_000_000
 """Lit pixels that may wait: 64 MB."""
 MOST_WAITING = 50_000
 """Frames."""
+FEW_WAITING = 2000
+"""Of frames that can as well wait on disk."""
 UNBELIEVABLE_S = 3600.0
 """A frame acquired so long ago, or in the future, was taken by another clock: its arrival counts."""
 FEWEST_JUDGED_S = 3.0
@@ -157,6 +159,7 @@ class StreamInlet:
         try:
             while not self._stopping.is_set() and not self.stream.ended and self.received < self.most_frames:
                 if self.stream.max_age_s is None and self._is_full():
+                    self.stream.notice()
                     self._stopping.wait(POLL_S)
                     last = time.monotonic()
                     continue
@@ -218,7 +221,8 @@ class StreamInlet:
         self._entries += sign * len(part.frames.pixel)
 
     def _is_full(self) -> bool:
-        return self._entries >= MOST_ENTRIES or self._waiting >= MOST_WAITING
+        most = FEW_WAITING if self.stream.max_age_s is None else MOST_WAITING
+        return self._entries >= MOST_ENTRIES or self._waiting >= most
 
     def _drop_the_old(self) -> None:
         age = self.stream.max_age_s

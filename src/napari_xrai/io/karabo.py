@@ -206,6 +206,9 @@ class KaraboStream:
         self._newest = max(self._newest, train)
         return False
 
+    def notice(self) -> None:
+        """Messages wait in the socket."""
+
     def close(self) -> None:
         """Hang up."""
         self._socket.close()

@@ -48,6 +48,9 @@ class Replay:
         self._due += self._period_s
         return Batch(frames, time.time())
 
+    def notice(self) -> None:
+        """Nothing comes before it is due."""
+
     def close(self) -> None:
         """Nothing is held open between batches but the file, which goes with this object."""
         self._batches = iter(())

@@ -39,7 +39,7 @@ class Stream(Protocol):
     faults : Counter of str
         What went wrong so far, in words, and how often; the stream goes on.
     max_age_s : float or None
-        Frames that waited longer are dropped. None: they wait where they are, on disk, and nothing is lost by that.
+        Frames that waited longer are dropped. None: they wait where they are, on disk, and the stream says how long.
     ended : bool
         Whether the end was told: nothing will come any more.
     """
@@ -50,6 +50,10 @@ class Stream(Protocol):
 
     def next_batch(self, wait_s: float) -> Batch | None:
         """What came next, or None after waiting for `wait_s`."""
+        ...
+
+    def notice(self) -> None:
+        """Look what is there without taking it, while nobody has room for it."""
         ...
 
     def close(self) -> None:

@@ -1,0 +1,138 @@
+"""Following a stream: every frame has one fate, old evidence fades, nothing counts twice, and it finds the particle."""
+
+import time
+
+import numpy as np
+import pytest
+
+from napari_xrai.core import bootstrap, online, reconstruction
+from napari_xrai.core.arrivals import Arrivals
+from napari_xrai.core.frames import HC_EV_A, USED, Frames
+from napari_xrai.core.online import OnlineReconstruction
+from napari_xrai.core.particle import builtin_particle
+from napari_xrai.core.reconstruction_settings import ReconstructionSettings
+from napari_xrai.core.rotations import align_poses, quaternion_to_matrix
+from napari_xrai.core.simulate import Preset, simulate
+
+N = 800
+PRESET = Preset((24, 24), 3.2e-3, 0.3, HC_EV_A / 4.0, stop_radius_px=1.5, photons=3000, fluence_shape=float("inf"))
+NONE = np.zeros(0, np.int64)
+
+
+@pytest.fixture(scope="module")
+def data():
+    detector, truth, batches = simulate(builtin_particle("demo"), PRESET, n_frames=N, seed=3)
+    return detector, truth, Frames.concatenate(list(batches))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Small blocks, so that few frames show what many do."""
+    monkeypatch.setattr(online, "RESERVOIR_FRAMES", 300)
+    monkeypatch.setattr(online, "BLOCK_FRAMES", 100)
+    monkeypatch.setattr(online, "BLOCKS", 2)
+    monkeypatch.setattr(online, "WAIT_S", 0.01)
+    monkeypatch.setattr(bootstrap, "BATCH", 150)
+    monkeypatch.setattr(reconstruction, "MOST_STARTS", 1)
+
+
+class ToyInlet:
+    """Hands out frames of a list; every tenth was no hit and every eleventh is dropped. Rests before some of them."""
+
+    def __init__(self, frames, first=0, rest_at=None, rests=0):
+        self.frames, self.next, self.rest_at, self.rests = frames, first, rest_at, rests
+
+    @property
+    def ended(self):
+        return self.next >= len(self.frames)
+
+    @property
+    def waiting(self):
+        return len(self.frames) - self.next
+
+    def take(self, size, wait_s):
+        if self.rest_at is not None and self.next >= self.rest_at and self.rests:
+            self.rests -= bool(size)
+            size = 0
+        index = np.arange(self.next, min(self.next + size, len(self.frames)))
+        self.next += len(index)
+        lost, blank = index % 11 == 0, (index % 10 == 0) & (index % 11 != 0)
+        frames = self.frames.take(index[~(lost | blank)])
+        return Arrivals(frames, np.full(len(frames), time.time() - 1), index[blank], index[lost])
+
+
+def followed(data, inlet, engine=None, **settings):
+    engine = engine or OnlineReconstruction(data[0], ReconstructionSettings(threads=1, **settings), N)
+    sums = set()
+    for _ in engine.follow(inlet):
+        counters = engine.table.counters()
+        sums.add(counters.received - counters.dropped - counters.not_hit - counters.junk - counters.used)
+    assert sums == {0}
+    return engine
+
+
+@pytest.fixture
+def one_start(monkeypatch):
+    """For promises that hold whether or not the particle is found."""
+    monkeypatch.setattr(bootstrap, "STEPS", 2)
+    monkeypatch.setattr(reconstruction, "MOST_STARTS", 1)
+    monkeypatch.setattr(reconstruction, "PASSES_PER_START", 1)
+
+
+def photons_of(volumes):
+    return sum(float(grid.sum()) for grid in volumes[0])
+
+
+def test_it_finds_the_particle_and_every_frame_has_one_fate(data, small):
+    engine = followed(data, ToyInlet(data[2], rest_at=700, rests=4), passes=2)
+    snapshot = engine.snapshot(all_poses=True)
+    index = np.arange(N)
+    counters = snapshot.counters
+    assert counters.received == N
+    assert counters.dropped == (index % 11 == 0).sum()
+    assert counters.not_hit == ((index % 10 == 0) & (index % 11 != 0)).sum()
+    assert len(snapshot.poses.frame) == counters.hits
+    _, error = align_poses(quaternion_to_matrix(snapshot.poses.quaternion), data[1].rotation[snapshot.poses.frame])
+    assert np.median(error[snapshot.poses.frame > 500]) < 8
+    assert 0.9 < snapshot.live["latency_s"] < 60
+    assert snapshot.progress.phase == "done"
+
+
+def test_a_run_goes_on_where_it_was_saved_and_places_go_on(data, small, one_start):
+    engine = OnlineReconstruction(data[0], ReconstructionSettings(threads=1, passes=1), None)
+    for _ in engine.follow(ToyInlet(data[2].take(slice(0, 700)))):
+        if len(engine.blocks) > 1 and engine.table.length >= 600:
+            break
+    arrays, rest = engine.state()
+    again = OnlineReconstruction(data[0], ReconstructionSettings(threads=1, passes=1), None)
+    again.restore({name: array.copy() for name, array in arrays.items()}, rest)
+    length, updates = again.table.length, len(again.history["log_likelihood"])
+    assert length == engine.table.length
+    before = again.table.column["quaternion"][:length].copy()
+    followed(data, ToyInlet(data[2], first=length), again)
+    snapshot = again.snapshot(all_poses=True)
+    assert snapshot.counters.received == N
+    assert len(snapshot.poses.frame) == snapshot.counters.hits
+    assert (again.table.column["quaternion"][:length] == before).all()
+    assert len(snapshot.history["log_likelihood"]) > updates
+
+
+@pytest.mark.parametrize("half_life", [1.0, 1e9])
+def test_old_evidence_fades_as_told_and_no_frame_counts_twice(data, small, one_start, monkeypatch, half_life):
+    monkeypatch.setattr(online, "SHORTEST_HALF_LIFE", half_life)
+    monkeypatch.setattr(online, "LONGEST_HALF_LIFE", half_life)
+    monkeypatch.setattr(online, "MARCHES", 100)  # no photon is left out for being far from the beam
+    engine = followed(data, ToyInlet(data[2], rest_at=700, rests=12), passes=1)
+    used = engine.pixels.sparse(data[2].take(engine.table.status == USED)).count.sum()
+    held = sum(float(block.photons.count.sum()) for block in engine.blocks)
+    assert engine.rounds > 0
+    if half_life == 1e9:
+        assert 0.85 * used < photons_of(engine.carried) < 1.01 * used
+    else:  # of what left the reservoir only the last block counts
+        assert held * 0.9 < photons_of(engine.carried) < 0.95 * used
+
+
+def test_a_stream_without_a_photon_is_said(data):
+    dark = Frames.from_dense(np.zeros((50, data[0].n_pixels), np.int32))
+    with pytest.raises(ValueError, match="no frame with a photon"):
+        followed(data, ToyInlet(dark))
