@@ -298,7 +298,7 @@ def reconstruct(name: str, method: str, seed: int, data: Path) -> Run:
     snapshot.facts["trust"] = (
         f"agreement {engine.agreement:.2f}, settled {engine.settled:.2f}, "
         f"confidence {snapshot.poses.confidence.mean():.2f}, radius {np.nanmedian(snapshot.poses.radius68):.1f}°, "
-        f"views {ViewDensity(engine.table.directions()).power.round(1)}"
+        f"contrast {engine.contrast_kept:.2f}, views {ViewDensity(engine.table.directions(engine.group)).power.round(1)}"
     )
     if case.junk:
         is_junk, said = np.arange(len(frames)) >= (1 - case.junk) * len(frames), snapshot.status != USED

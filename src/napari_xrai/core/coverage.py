@@ -30,6 +30,9 @@ NODES = 1000
 BY_CHANCE = 0.001
 """Probability of chance below which views are called uneven."""
 
+CROWDED = 0.5
+"""Anisotropy beyond which frames were not drawn together a little, as the displacement supposes."""
+
 FEW, MANY = 0.5, 2.0
 """Relative density of views that is worth a word."""
 
@@ -87,6 +90,9 @@ class ViewDensity:
         # chance gives each degree a power of 1; only one even sample in twenty has as much as this
         beyond = self.power > chdtri(order.astype(float), 0.05) / order
         self._shrunk = np.where(beyond, 1 - 1 / np.maximum(self.power, 1.0), 0.0) * order
+        # a symmetric particle's frames may all lie in a few of its equal views: then none was drawn anywhere
+        crowded = np.sqrt((order * self.power).sum() / max(self.frames, 1)) > CROWDED
+        self._drawn = np.zeros_like(self._shrunk) if crowded else self._shrunk
 
     def excess(self, direction: NDArray[np.floating]) -> F64:
         """(N,) relative excess of views along `direction` (N, 3), chance shrunk away."""
@@ -96,11 +102,11 @@ class ViewDensity:
 
     def displacement(self, direction: NDArray[np.floating]) -> F64:
         """(N, 3) rotation vectors ω (rad, particle's frame): how far frames looking along `direction` were drawn, were
-        all views alike in truth: their pose is exp(ω) times what it should be.
+        all views alike in truth: their pose is exp(ω) times what it should be. 0 where views crowd too much for that.
         """
         cosine = direction @ self.node.T
         slope = np.zeros_like(cosine)
-        for degree, shrunk in zip(DEGREES, self._shrunk, strict=True):
+        for degree, shrunk in zip(DEGREES, self._drawn, strict=True):
             slope += shrunk / (degree * (degree + 1)) * _legendre(degree, cosine)[1]
         return np.cross(direction, (slope * self.views) @ self.node)
 

@@ -85,10 +85,13 @@ class FrameTable:
         """Store the 68 % radius of the poses of the frames at `index`."""
         self.column["radius68"][index] = radius_deg
 
-    def directions(self) -> NDArray[np.float64]:
-        """(M, 3) viewing directions, in the particle's frame, of all frames that have a pose."""
+    def directions(self, group: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(M, 3) viewing directions, in the particle's frame, of all frames that have a pose, and those that the
+        particle's point group (n, 3, 3) makes equal.
+        """
         quaternion = self.column["quaternion"][: self.length]
-        return quaternion_to_matrix(quaternion[quaternion.any(1)])[..., 2]
+        direction = quaternion_to_matrix(quaternion[quaternion.any(1)])[..., 2]
+        return np.asarray(np.einsum("gij,nj->gni", group, direction).reshape(-1, 3))
 
     def adopt(self, received: FrameTable) -> None:
         """Take the fates, and the length, of frames that `received` knows."""

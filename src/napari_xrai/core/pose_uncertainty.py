@@ -87,6 +87,12 @@ class PoseUncertainty:
         self._tested, self._found, self._expected = 0, 0.0, 0.0
 
     @property
+    def contrast_kept(self) -> float:
+        """Part of the speckles' amplitude that the field has, 0.2 … 1, where photons fall: little, if it is wrong."""
+        shell = self.shell[: self.n_pixels]
+        return float(np.average(self.response[shell], weights=self.brightness[: self.n_pixels]))
+
+    @property
     def misfit(self) -> float:
         """κ²: scatter of the scores of patches over what photons alone make, at least 1."""
         return max(1.0, self._found / self._expected) if self._expected > 0 else 1.0

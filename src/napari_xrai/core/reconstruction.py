@@ -77,9 +77,7 @@ NEIGHBOURS = 2.0
 SUPPORTED = 0.15
 """Half-set shell correlation that lets the resolution grow past a shell."""
 
-SHARE_OF_STARTS = 0.5
-LIVE_POSES = 5000
-RESOLVED = 0.5
+SHARE_OF_STARTS, LIVE_POSES, RESOLVED = 0.5, 5000, 0.5
 
 
 class Reconstruction:
@@ -115,7 +113,7 @@ class Reconstruction:
         self.halves: ShellCurve | None = None
         self.phase, self.fraction, self.seen = "getting ready (slow the first time)", 0.0, 0
         self.passes_done = self.updates = 0
-        self.begun, self.weighing, self.gaining = False, False, True
+        self.begun, self.weighing, self.gaining, self.contrast_kept = False, False, True, 1.0
         self.restored: dict[str, NDArray[Any]] | None = None
         self.radius = self.agreement = self.settled = self.band_radius = 0.0
         self.fluence_shape = float("inf")
@@ -281,8 +279,8 @@ class Reconstruction:
 
     def _prepare(self, proposals: str) -> Generator[Progress, None, tuple[PoseLikelihood, list[Proposer]]]:
         """The likelihood under the present field and resolution, and who proposes poses."""
-        assert self.field is not None
         field, threads = self.field, self.settings.threads
+        assert field is not None
         making = self.exposure.totals(field.ratio, field.edge, self.radius, threads)
         table = yield from self._with_progress(making)
         likelihood = PoseLikelihood(
@@ -308,9 +306,10 @@ class Reconstruction:
         self.uncertainty = None
         if self.weighing and self.carried is not None:
             self.uncertainty = measure_uncertainty(
-                field, *self.carried, self.contrast.with_fluence(self.fluence_shape), self.table.directions(),
+                field, *self.carried, self.contrast.with_fluence(self.fluence_shape), self.table.directions(self.group),
                 self.pixels, self.brightness, self.radius, self.speckle.size,
             )  # fmt: skip
+            self.contrast_kept = self.uncertainty.contrast_kept
         return likelihood, proposers
 
     def _with_progress(self, work: Iterator[None]) -> Generator[Progress, None, Any]:
@@ -432,7 +431,7 @@ class Reconstruction:
             shells = {"q": self.halves.q, "half_cc": self.halves.value}
         if self.halves is not None and self.carried is not None and all_poses:
             trust = assess(
-                self.field, *self.carried, self.halves, self.table.directions(), self.table.counters().used,
+                self.field, *self.carried, self.halves, self.table.directions(self.group), self.table.counters().used,
                 self.contrast.with_fluence(self.fluence_shape), pixels, self.speckle.size,
             )  # fmt: skip
         return Snapshot(
@@ -459,7 +458,7 @@ class Reconstruction:
         counters = self.table.counters()
         return judge(
             sampled=self.speckle.sampled, used=counters.used, junk=counters.junk, starts=MOST_STARTS,
-            agreement=self.agreement, settled=self.settled,
+            agreement=self.agreement, settled=self.settled, contrast=self.contrast_kept,
         )  # fmt: skip
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -489,7 +488,7 @@ class Reconstruction:
 HISTORY = ("frames_seen", "log_likelihood", "resolution_q")
 
 CONTINUED = (
-    "history", "facts", "passes_done", "updates", "radius", "agreement", "settled", "band_radius",
+    "history", "facts", "passes_done", "updates", "radius", "agreement", "settled", "band_radius", "contrast_kept",
     "gaining", "seen", "fluence_shape", "begun",
 )  # fmt: skip
 """Plain values of a `Reconstruction` that a state carries."""

@@ -14,7 +14,13 @@ FEW_FRAMES = 200
 """Below so many used frames nothing is called converged: whole regions of the volume rest on single frames."""
 
 
-def judge(*, sampled: bool, used: int, junk: int, starts: int, agreement: float, settled: float) -> tuple[Verdict, str]:
+LEAST_CONTRAST = 0.5
+"""Part of the speckles' amplitude, which pairs of photons tell without any pose, that a right intensity shows."""
+
+
+def judge(
+    *, sampled: bool, used: int, junk: int, starts: int, agreement: float, settled: float, contrast: float
+) -> tuple[Verdict, str]:
     """The verdict on a reconstruction that has made all its passes, and why.
 
     Parameters
@@ -29,11 +35,15 @@ def judge(*, sampled: bool, used: int, junk: int, starts: int, agreement: float,
         Best correlation of two starts' intensities, after rotation.
     settled : float
         Part of the poses that stayed at the last pass.
+    contrast : float
+        Part of the speckles' amplitude that the intensity has.
     """
     if not sampled:
         return "failed", "neighbouring pixels do not light together: these frames hold no speckles to tell a pose by"
     if agreement < DISAGREEMENT:
         return "failed", f"{starts} starts from different noise found different particles"
+    if contrast < LEAST_CONTRAST:
+        return "failed", f"the intensity has only {contrast:.0%} of the speckles' contrast that pairs of photons show"
     if junk > used:
         return "failed", f"{junk / (junk + used):.0%} of the frames fit no pose: look at them, and at the mask"
     if used < FEW_FRAMES:
