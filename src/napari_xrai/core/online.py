@@ -38,8 +38,8 @@ from .reconstruction import (
     RESERVOIR_FRAMES,
     RESERVOIR_PHOTONS,
     Reconstruction,
-    ReconstructionSettings,
 )
+from .reconstruction_settings import ReconstructionSettings
 from .workers import chunks
 
 F32 = NDArray[np.float32]
@@ -148,7 +148,6 @@ class OnlineReconstruction(Reconstruction):
         if self.first is None:
             self.first = yield from self._first_frames(inlet)
         self._measure(self.first)
-        self.facts["reservoir"] = f"the last {BLOCKS} × {BLOCK_FRAMES:,} frames, seen again while the stream is slow"
         if not self.begun:
             yield from self._start(self.first, inlet)
         elif self.restored is not None:
@@ -389,7 +388,9 @@ class OnlineReconstruction(Reconstruction):
         if snapshot is None:
             return None
         fading = f"evidence from before the reservoir halves every {self.half_life:,.0f} frames"
-        return replace(snapshot, facts={**snapshot.facts, "memory": fading}, live=self.watched())
+        live = self.watched()
+        held = f"the last {live['reservoir']:,.0f} frames, seen again while the stream is slow"
+        return replace(snapshot, facts={**snapshot.facts, "reservoir": held, "memory": fading}, live=live)
 
     def watched(self) -> dict[str, float]:
         """Latency from acquisition to use over the last seconds, median and largest; frames in the reservoir."""

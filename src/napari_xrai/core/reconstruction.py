@@ -14,6 +14,7 @@ from .agreement import intensity_agreement
 from .amortised import AmortisedPoses
 from .bootstrap import bootstrap
 from .contrast import photon_contrast
+from .coverage import ViewDensity
 from .evidence import Evidence
 from .exposure import ExposureTable
 from .field import DARKEST, IntensityField, RadialProfile, grid_radius
@@ -101,10 +102,9 @@ class Reconstruction:
     def __init__(self, detector: Detector, settings: ReconstructionSettings, n_frames: int | None) -> None:
         self.settings, self.n_frames = settings, n_frames
         self.pixels = pixels_of(detector)
-        self.group = point_group(settings.symmetry)
+        self.group, self.rng = point_group(settings.symmetry), np.random.default_rng(settings.seed)
         self.orbit = Orbit(self.group, self.pixels.edge) if len(self.group) > 1 else None
         self.table = FrameTable(n_frames or 0)
-        self.rng = np.random.default_rng(settings.seed)
         self.facts: dict[str, str] = {}
         self.history: dict[str, list[float]] = {name: [] for name in HISTORY}
         self.field: IntensityField | None = None
@@ -455,10 +455,11 @@ class Reconstruction:
         """One look, with the reason in words."""
         if self.phase != "done":
             return "improving", f"{self.phase}: {self.settled:.0%} of the poses stayed within 10° at the last update"
-        counters = self.table.counters()
+        count = self.table.counters()
+        crowding = 0.0 if self.orbit is None else ViewDensity(self.table.directions(self.group)).coverage().anisotropy
         return judge(
-            sampled=self.speckle.sampled, used=counters.used, junk=counters.junk, starts=MOST_STARTS,
-            agreement=self.agreement, settled=self.settled, contrast=self.contrast_kept,
+            sampled=self.speckle.sampled, used=count.used, junk=count.junk, starts=MOST_STARTS,
+            agreement=self.agreement, settled=self.settled, contrast=self.contrast_kept, anisotropy=crowding,
         )  # fmt: skip
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

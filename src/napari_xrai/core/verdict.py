@@ -18,8 +18,22 @@ LEAST_CONTRAST = 0.5
 """Part of the speckles' amplitude, which pairs of photons tell without any pose, that a right intensity shows."""
 
 
+CROWDED_VIEWS = 1.0
+"""Relative unevenness of views in a named point group that no sample comes with. Without a named group it proves
+nothing: frames of a symmetric particle may lie in any of its equal views.
+"""
+
+
 def judge(
-    *, sampled: bool, used: int, junk: int, starts: int, agreement: float, settled: float, contrast: float
+    *,
+    sampled: bool,
+    used: int,
+    junk: int,
+    starts: int,
+    agreement: float,
+    settled: float,
+    contrast: float,
+    anisotropy: float,
 ) -> tuple[Verdict, str]:
     """The verdict on a reconstruction that has made all its passes, and why.
 
@@ -37,6 +51,8 @@ def judge(
         Part of the poses that stayed at the last pass.
     contrast : float
         Part of the speckles' amplitude that the intensity has.
+    anisotropy : float
+        Of the views, those that a named point group makes equal included; 0 where none is named.
     """
     if not sampled:
         return "failed", "neighbouring pixels do not light together: these frames hold no speckles to tell a pose by"
@@ -44,6 +60,8 @@ def judge(
         return "failed", f"{starts} starts from different noise found different particles"
     if contrast < LEAST_CONTRAST:
         return "failed", f"the intensity has only {contrast:.0%} of the speckles' contrast that pairs of photons show"
+    if anisotropy > CROWDED_VIEWS:
+        return "failed", "frames crowd in a few views of the point group: try another seed, or another group"
     if junk > used:
         return "failed", f"{junk / (junk + used):.0%} of the frames fit no pose: look at them, and at the mask"
     if used < FEW_FRAMES:
