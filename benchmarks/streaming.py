@@ -189,7 +189,9 @@ def flood(data: Path, folder: Path, rotation: np.ndarray, rate: float, seconds: 
         command = reconstruct(f"tcp://localhost:{port}", data, folder / "flood", "--idle-timeout", "30")
         memory, cpu = watched(command, limit_s=seconds)
         server.terminate()
-    return figures(f"karabo-bridge, {FLOOD * rate:g} frames/s offered", folder / "flood", rotation, memory, cpu)
+    run = figures(f"karabo-bridge, {FLOOD * rate:g} frames/s offered", folder / "flood", rotation, memory, cpu)
+    run.median_deg = float("nan")  # the server drops, too: which frame is which is not known here
+    return run
 
 
 def offline(data: Path, folder: Path, rotation: np.ndarray, _: float, __: float) -> Run:

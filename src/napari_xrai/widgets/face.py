@@ -31,6 +31,7 @@ from .drop import DropZone
 from .form import SettingsForm
 from .found import FoundView
 from .pose_view import PoseView
+from .stream_field import StreamField
 
 Tone = Literal["info", "good", "warning", "error"]
 VIEWS: tuple[View, View] = ("volume", "slices")
@@ -79,6 +80,7 @@ class Face(QWidget):
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         self.drop_zone = DropZone(self)
         self.found_view = FoundView(self)
+        self.stream_field = StreamField(self)
         self.form = SettingsForm(EngineSettings, self)
         self.after_run = AfterRun(self)
         self.pose_view = PoseView(self)
@@ -145,7 +147,7 @@ class Face(QWidget):
             "Continue the run in this folder from its checkpoint" if can_continue else "Rest, and go on later"
         )
         self.look_button.setEnabled(can_start)
-        for part in (self.drop_zone, self.found_view, self.form, self.out):
+        for part in (self.drop_zone, self.found_view, self.stream_field, self.form, self.out):
             part.setEnabled(idle)
         self._color_run_button()
 
@@ -217,7 +219,8 @@ class Face(QWidget):
         column.setContentsMargins(8, 6, 8, 6)
         column.setSpacing(5)
         for part in (
-            self.drop_zone, self.found_view, self.look_button, _row(("Run folder", 0), (self.out, 1)), settings,
+            self.drop_zone, self.stream_field, self.found_view,
+            self.look_button, _row(("Run folder", 0), (self.out, 1)), settings,
             _row((self.run_button, 2), (self.pause_button, 1)), self._pace, self.progress, self.status, self.facts,
             self.after_run, _row(("Intensity as", 0), (self._view, 0), ("Density level", 0), (self._level, 1)),
         ):  # fmt: skip

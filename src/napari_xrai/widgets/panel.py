@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -240,10 +241,12 @@ class ReconstructPanel(Face):
     def _settings(self) -> Settings:
         if self._found.inputs.run is not None:
             return self._settings_of_run(self._found.inputs.run)
-        inputs = self.found_view.filled(self._found.inputs)
-        if not inputs.frames:
+        inputs, stream = self.found_view.filled(self._found.inputs), self.stream_field.settings()
+        if stream.address is not None:
+            inputs = replace(inputs, frames=(), select=None)
+        elif not inputs.frames:
             raise InputError("no frames yet: drop a file of frames, with its detector, on the field above")
-        return Settings(input=inputs.as_settings(), engine=self.form.values(EngineSettings))
+        return Settings(input=inputs.as_settings(), engine=self.form.values(EngineSettings), stream=stream)
 
     def _settings_of_run(self, run: Path) -> Settings:
         from ..run import read_run
@@ -267,7 +270,7 @@ class ReconstructPanel(Face):
 
     def _propose_out(self) -> None:
         """``./<stem>_xrai_<time>``, in the current folder and never beside the data."""
-        frames = self._found.inputs.frames
+        frames = [Path("stream")] if self.stream_field.address else self._found.inputs.frames
         if frames and not (self._out_by_user and self.out.text().strip() and self._found.inputs.run is None):
             self._out_by_user = False
             self.out.setText(f"./{frames[0].stem}_xrai_{time.strftime('%Y%m%d-%H%M%S')}")
@@ -388,6 +391,8 @@ class ReconstructPanel(Face):
     def _connect(self) -> None:
         self.drop_zone.dropped.connect(self.load)
         self.found_view.edited.connect(self._read)
+        self.stream_field.edited.connect(lambda: self._set_state(self.state))
+        self.stream_field.connect_asked.connect(self.start)
         self.out.textEdited.connect(self._on_out_edited)
         self.run_button.clicked.connect(self._on_run)
         self.pause_button.clicked.connect(self._on_pause)
@@ -440,9 +445,10 @@ class ReconstructPanel(Face):
         text = self.out.text().strip()
         continues = state == "idle" and bool(text) and (Path(text) / "checkpoint").is_dir() and is_run(Path(text))
         self.show_state(
-            state, paused=self._pausing, can_start=bool(self._found.inputs.frames), can_continue=continues,
-            can_pause=isinstance(self._job, ReconstructionJob),
+            state, paused=self._pausing, can_start=bool(self._found.inputs.frames or self.stream_field.address),
+            can_continue=continues, can_pause=isinstance(self._job, ReconstructionJob),
         )  # fmt: skip
+        self.look_button.setEnabled(bool(self._found.inputs.frames))
         self._offer()
 
     def _offer(self) -> None:

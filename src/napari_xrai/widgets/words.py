@@ -71,6 +71,9 @@ def frames_words(snapshot: Snapshot) -> str:
     for name in ("junk", "not_hit", "dropped"):
         if number := getattr(counters, name):
             fates.append(f"{number:,} {name.replace('_', ' ')}")
+    latency = snapshot.live.get("latency_s", math.nan)
+    if math.isfinite(latency):
+        fates.append(f"used {latency:.1f} s after they were taken")
     return " · ".join(fates)
 
 
