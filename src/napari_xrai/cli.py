@@ -214,15 +214,7 @@ def reconstruct(
             "adu_per_photon": adu_per_photon,
         },
     }  # fmt: skip
-    if resume and out is None:
-        raise InputError("--resume needs the run folder: give it with --out")
-    base = config or (out / "settings.json" if resume and out is not None else None)
-    settings = _settings(base, given)
-    if not settings.input.sources and settings.stream.address is None:
-        raise InputError("no frames given: name at least one file of frames")
-    stem = _stem(settings.input.sources[0]) if settings.input.sources else "stream"
-    out = out or Path(f"{stem}_xrai_{time.strftime('%Y%m%d-%H%M%S')}")
-    _reconstruct(settings, out, resume=resume, overwrite=overwrite)
+    _start(given, config, out, resume=resume, overwrite=overwrite)
 
 
 @app.command(epilog="Example:  napari-xrai phase klh1 --starts 40")
@@ -336,6 +328,21 @@ def _resolved(select: str | None) -> str | None:
     prefix, rule = ("not:", select[4:]) if select.startswith("not:") else ("", select)
     name, colon, dataset = rule.partition(":/")
     return f"{prefix}{Path(name).resolve()}{colon}{dataset}" if Path(name).is_file() else select
+
+
+def _start(
+    given: dict[str, dict[str, Any]], config: Path | None, out: Path | None, *, resume: bool, overwrite: bool
+) -> None:
+    """Reconstruct with what the command line gave, over what `config` or the run to resume holds."""
+    if resume and out is None:
+        raise InputError("--resume needs the run folder: give it with --out")
+    base = config or (out / "settings.json" if resume and out is not None else None)
+    settings = _settings(base, given)
+    if not settings.input.sources and settings.stream.address is None:
+        raise InputError("no frames given: name at least one file of frames")
+    stem = _stem(settings.input.sources[0]) if settings.input.sources else "stream"
+    out = out or Path(f"{stem}_xrai_{time.strftime('%Y%m%d-%H%M%S')}")
+    _reconstruct(settings, out, resume=resume, overwrite=overwrite)
 
 
 def _settings(base: Path | None, given: dict[str, dict[str, Any]]) -> Settings:

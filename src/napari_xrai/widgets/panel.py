@@ -17,11 +17,12 @@ from ..contributions import open_look, show_look
 from ..io.source import InputError
 from ..layers import KEY, Picture, ResultLayers
 from ..settings import EngineSettings, Settings
+from . import words
 from .canvas_drop import CanvasDrops
 from .drop import local_paths
 from .face import Face, Tone
 from .inputs import Found, Inputs, look_into
-from .words import ago_words, density_words, error_words, frames_words, progress_words, verdict_words
+from .patterns import show_patterns
 from .worker import FollowJob, Job, PhasingJob, ReconstructionJob, start_worker
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ class ReconstructPanel(Face):
         else:
             self._propose_out()
             if found.patterns is not None:
-                self._show_patterns(found)
+                show_patterns(self.viewer, found.patterns, hidden=self.result_layers.find("intensity") is not None)
             look = open_look(self.viewer)
             if look is not None:
                 look.look_at(self.inputs)
@@ -183,7 +184,7 @@ class ReconstructPanel(Face):
 
     def _on_not_found(self, error: Exception) -> None:
         self._reading = self._start_when_read = False
-        self.say(error_words(error), "error")
+        self.say(words.error_words(error), "error")
         self._go_on()
 
     def _go_on(self) -> None:
@@ -194,29 +195,9 @@ class ReconstructPanel(Face):
             self._start_when_read = False
             self.start()
 
-    def _show_patterns(self, found: Found) -> None:
-        """Put the first patterns on the canvas, in place of those of other files."""
-        from napari.layers import Layer
-
-        assert found.patterns is not None
-        data, kwargs, kind = found.patterns
-        paths = kwargs["metadata"]["paths"]
-        for layer in [layer for layer in self.viewer.layers if layer.metadata.get(KEY) == "patterns"]:
-            if layer.metadata.get("paths") == paths and layer.data.shape == data.shape:
-                return
-            self.viewer.layers.remove(layer)
-        layer = Layer.create(data, kwargs, kind)
-        if self.result_layers.find("intensity") is None:
-            self.viewer.dims.ndisplay = 2
-        else:
-            layer.visible = False
-        self.viewer.add_layer(layer)
-        if layer.visible:
-            self.viewer.dims.set_current_step(0, 0)  # napari begins in the middle
-
-    def _take_from_layer(self, layer: object) -> None:
+    def _take_from_layer(self, event: object) -> None:
         """Frames that came in by napari's own ways (File → Open, sample data) are taken as if dropped here."""
-        metadata = getattr(layer, "metadata", {})
+        metadata = getattr(getattr(event, "value", event), "metadata", {})
         if metadata.get(KEY) != "patterns" or self.busy:
             return
         paths = [Path(path) for path in metadata.get("paths", ())]
@@ -295,27 +276,20 @@ class ReconstructPanel(Face):
         self._pull_timer.stop()
         self.show_progress(None, "")
         if self._error is not None:
-            self.say(error_words(self._error), "error")
+            self.say(words.error_words(self._error), "error")
         elif isinstance(job, ReconstructionJob):
             self._say_outcome(job)
         elif isinstance(job, PhasingJob):
-            self.say(self._phasing_words(job))
+            self.say(words.phased_words(self._last.snapshot if job.summary and self._last else None, job.out))
         self._set_state("idle")
 
     def _say_outcome(self, job: ReconstructionJob) -> None:
         saved = f"Saved in {job.out}."
         if self._last is None:
-            self.say(f"Stopped before there was a result. {saved}")
-            return
+            return self.say(f"Stopped before there was a result. {saved}")
         snapshot = self._last.snapshot
         tone: Tone = "good" if snapshot.verdict == "converged" else "info"
-        said = [words for words in (verdict_words(snapshot), density_words(snapshot), saved) if words]
-        self.say(". ".join(said).replace("..", "."), tone)
-
-    def _phasing_words(self, job: PhasingJob) -> str:
-        if not job.summary or self._last is None:
-            return "Phasing stopped: the run is as it was."
-        return f"{density_words(self._last.snapshot)}. Saved in {job.out}.".replace("..", ".")
+        self.say(words.sentences(words.verdict_words(snapshot), words.density_words(snapshot), saved), tone)
 
     def _pull(self) -> None:
         """Take what is new, show it piece by piece, and only then look again."""
@@ -350,8 +324,8 @@ class ReconstructPanel(Face):
         yield from self.result_layers.steps(picture)
         yield from self.result_steps(picture)
         if isinstance(self._job, ReconstructionJob):
-            yield lambda: self.say(verdict_words(picture.snapshot))
-        yield lambda: self.say_facts(frames_words(picture.snapshot))
+            yield lambda: self.say(words.verdict_words(picture.snapshot))
+        yield lambda: self.say_facts(words.frames_words(picture.snapshot))
 
     def _show_to_the_end(self) -> None:
         """The last picture, at once."""
@@ -365,18 +339,16 @@ class ReconstructPanel(Face):
         if session is None or progress is None:
             self.show_progress(float("nan"), "starting")
             return
-        words = progress_words(progress, session.frames_per_s, session.time_left_s)
+        pace = words.progress_words(progress, session.frames_per_s, session.time_left_s)
         paused = session.state == "paused"
-        self.show_progress(progress.fraction, f"paused · {progress.phase}" if paused else words)
+        self.show_progress(progress.fraction, f"paused · {progress.phase}" if paused else pace)
 
     def _show_written(self, job: FollowJob) -> None:
         if job.written is None:
             self.say(f"{job.path} has no result yet: it appears here with the run's first report.")
         elif self._last is not None:
-            written = ago_words(time.time() - job.written)
-            self.say(
-                f"{verdict_words(self._last.snapshot)}. Read-only view, last written {written}.".replace("..", ".")
-            )
+            written = f"Read-only view, last written {words.ago_words(time.time() - job.written)}."
+            self.say(words.sentences(words.verdict_words(self._last.snapshot), written))
         if job.progress is not None:
             self.show_progress(job.progress.fraction, job.progress.phase)
 
@@ -401,7 +373,7 @@ class ReconstructPanel(Face):
         self.look_button.clicked.connect(lambda: show_look(self.viewer).look_at(self.inputs))
         self.view_changed.connect(self._on_view)
         self.level_changed.connect(self._on_level)
-        self.viewer.layers.events.inserted.connect(self._on_layer_inserted)
+        self.viewer.layers.events.inserted.connect(self._take_from_layer)
         self.viewer.events.theme.connect(self._follow_theme)
 
     def _on_out_edited(self) -> None:
@@ -432,9 +404,6 @@ class ReconstructPanel(Face):
         if self._last is not None:
             self._last = Picture.of(self._last.snapshot, level)
             self.result_layers.show(self._last)
-
-    def _on_layer_inserted(self, event: object) -> None:
-        self._take_from_layer(getattr(event, "value", None))
 
     def _set_state(self, state: State) -> None:
         from ..run import is_run
@@ -512,7 +481,7 @@ class ReconstructPanel(Face):
         """The dock was removed: end the run and let the viewer go."""
         self.end_run()
         self._pull_timer.stop()
-        self.viewer.layers.events.inserted.disconnect(self._on_layer_inserted)
+        self.viewer.layers.events.inserted.disconnect(self._take_from_layer)
         self.viewer.events.theme.disconnect(self._follow_theme)
 
     def _dock(self) -> QObject | None:

@@ -51,6 +51,11 @@ def verdict_words(snapshot: Snapshot) -> str:
     return f"{head}: {snapshot.reason}" if snapshot.reason else head
 
 
+def sentences(*parts: str) -> str:
+    """The parts that say something, as sentences."""
+    return " ".join(part if part.endswith((".", "!", "?")) else f"{part}." for part in parts if part)
+
+
 def density_words(snapshot: Snapshot) -> str:
     """How far the density may be believed; nothing for a live one."""
     phasing = snapshot.phasing
@@ -60,6 +65,13 @@ def density_words(snapshot: Snapshot) -> str:
         return f"No density: {phasing.reason}"
     head = "Density" if phasing.verdict == "agreed" else "Density, doubtful"
     return f"{head}: {phasing.reason}"
+
+
+def phased_words(snapshot: Snapshot | None, run: Path) -> str:
+    """What came of phasing a saved run again; None: it was stopped."""
+    if snapshot is None:
+        return "Phasing stopped: the run is as it was."
+    return sentences(density_words(snapshot), f"Saved in {run}.")
 
 
 def frames_words(snapshot: Snapshot) -> str:
