@@ -63,11 +63,10 @@ LAST_UPDATES = 3
 """At full resolution, at least."""
 
 MOST_PASSES = 20
-GAINING = 0.1
-"""Log-likelihood per frame: a pass that brings less is the last."""
+GAINING, GAINING_SHARE = 0.1, 0.0006
+"""Log-likelihood per frame, and part of it where that is less: a pass that brings less is the last."""
 
-MARCHING_UPDATES = 6
-FRAMES_PER_UPDATE = 4000
+MARCHING_UPDATES, FRAMES_PER_UPDATE = 6, 4000
 FIRST_BETA = 0.5
 """Inverse temperature of the march's first posteriors; it rises to 1."""
 BAND_AGAIN = 1.3
@@ -151,7 +150,8 @@ class Reconstruction:
             before = self.history["log_likelihood"][-1]
             yield from self._pass(stream, n_frames or len(reservoir), self.settings.proposals, start, span)
             self.passes_done += 1
-            self.gaining = bool(self.history["log_likelihood"][-1] - before > GAINING)  # JSON knows no NumPy
+            gain = self.history["log_likelihood"][-1] - before
+            self.gaining = bool(gain > min(GAINING, GAINING_SHARE * abs(before)))  # JSON knows no NumPy
         self.phase, self.fraction = "done", 1.0
         yield self.progress()
 
