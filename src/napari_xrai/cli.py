@@ -334,6 +334,8 @@ def _start(
     given: dict[str, dict[str, Any]], config: Path | None, out: Path | None, *, resume: bool, overwrite: bool
 ) -> None:
     """Reconstruct with what the command line gave, over what `config` or the run to resume holds."""
+    if out is not None and not out.name and not out.is_absolute():
+        raise InputError("--out names no folder: give one, or leave it out")
     if resume and out is None:
         raise InputError("--resume needs the run folder: give it with --out")
     base = config or (out / "settings.json" if resume and out is not None else None)
@@ -367,7 +369,8 @@ def _settings(base: Path | None, given: dict[str, dict[str, Any]]) -> Settings:
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     name = "--" + str(problem["loc"][-1]).replace("_", "-") if problem["loc"] else "settings"
-    return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {problem['input']!r}"
+    said = problem["msg"].removeprefix("Value error, ")
+    return f"{name}: {said[0].lower()}{said[1:]}, not {problem['input']!r}"
 
 
 def _stem(path: Path) -> str:
