@@ -334,8 +334,8 @@ def _start(
     given: dict[str, dict[str, Any]], config: Path | None, out: Path | None, *, resume: bool, overwrite: bool
 ) -> None:
     """Reconstruct with what the command line gave, over what `config` or the run to resume holds."""
-    if out is not None and not out.name and not out.is_absolute():
-        raise InputError("--out names no folder: give one, or leave it out")
+    if out == Path() and not resume and not overwrite and any(out.iterdir()):
+        raise InputError("--out names the current folder, which holds other files: name a new one, or leave it out")
     if resume and out is None:
         raise InputError("--resume needs the run folder: give it with --out")
     base = config or (out / "settings.json" if resume and out is not None else None)
