@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -75,12 +76,14 @@ def reconstruct(*arguments, **kwargs):
     )  # fmt: skip
 
 
-def sums_hold(run: Path):
+def sums_hold(run: Path, kills: int = 0):
     lines = read_metrics(run)
     for line in lines:
         assert line["received"] == line["dropped"] + line["not_hit"] + line["junk"] + line["used"]
         assert {"latency_s", "frames_per_s", "resolution_A"} <= line.keys()
-    assert [line["received"] for line in lines] == sorted(line["received"] for line in lines)
+    received = [line["received"] for line in lines]
+    fell = sum(later < earlier for earlier, later in pairwise(received))
+    assert fell <= kills  # a killed run goes on from its last checkpoint, a report or two before its last line
     return lines
 
 
@@ -109,7 +112,7 @@ def test_killed_at_any_moment_a_followed_file_is_gone_on_with_and_no_frame_is_ta
     assert snapshot.counters.received == len(snapshot.status) == N
     assert snapshot.counters.dropped == 0
     assert len(np.unique(snapshot.poses.frame)) == len(snapshot.poses.frame) == snapshot.counters.hits
-    sums_hold(out)
+    sums_hold(out, kills=1)
     assert "followed while it grows" in snapshot.facts["frames"]
     assert f"of {N} frames used" in said
 

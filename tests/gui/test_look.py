@@ -37,8 +37,8 @@ def look(viewer):
 
 
 def wait_until_looked(qtbot, look, frames):
-    qtbot.waitUntil(lambda: look._look is not None and len(look._look) == frames, timeout=20_000)
-    qtbot.waitUntil(lambda: part(look, QPushButton, "measure").text() == "Measure", timeout=10_000)
+    qtbot.waitUntil(lambda: look._look is not None and len(look._look) == frames, timeout=60_000)
+    qtbot.waitUntil(lambda: part(look, QPushButton, "measure").text() == "Measure", timeout=60_000)
 
 
 def kinds(viewer):
