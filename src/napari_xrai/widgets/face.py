@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtWidgets import (
     QComboBox,
-    QFrame,
-    QHBoxLayout,
-    QLabel,
     QLineEdit,
     QProgressBar,
     QPushButton,
-    QScrollArea,
-    QSizePolicy,
     QSlider,
     QVBoxLayout,
     QWidget,
@@ -27,39 +22,17 @@ from ..layers import DEFAULT_LEVEL, Picture, View
 from ..settings import EngineSettings
 from .after_run import AfterRun
 from .curves import CurvesView
+from .dock import Dock, Words, row
 from .drop import DropZone
 from .form import SettingsForm
 from .found import FoundView
 from .pose_view import PoseView
 from .stream_field import StreamField
 
-Tone = Literal["info", "good", "warning", "error"]
 VIEWS: tuple[View, View] = ("volume", "slices")
-BREAK = "\u200b"
-"""Where a long path may wrap."""
 
 
-class Words(QLabel):
-    """A label that wraps, long paths too, and never widens the panel."""
-
-    def __init__(self, name: str, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.setObjectName(name)
-        self.setWordWrap(True)
-        self.setTextFormat(Qt.TextFormat.PlainText)
-        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
-
-    def setText(self, text: str) -> None:  # noqa: D102
-        for sign in "/_":
-            text = text.replace(sign, sign + BREAK)
-        super().setText(text)
-
-    def text(self) -> str:  # noqa: D102
-        return str(super().text()).replace(BREAK, "")
-
-
-class Face(QWidget):
+class Face(Dock):
     """The panel's parts.
 
     Signals
@@ -74,10 +47,7 @@ class Face(QWidget):
     level_changed = Signal(float)
 
     def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.setObjectName("xrai-panel")
-        self.setAcceptDrops(True)
-        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
+        super().__init__("xrai-panel", "xrai-status", parent)
         self.drop_zone = DropZone(self)
         self.found_view = FoundView(self)
         self.stream_field = StreamField(self)
@@ -85,8 +55,6 @@ class Face(QWidget):
         self.after_run = AfterRun(self)
         self.pose_view = PoseView(self)
         self.curves_view = CurvesView(self)
-        self._tone: Tone = "info"
-        self._theme: Any = None
         self._make_controls()
         self._lay_out()
 
@@ -99,13 +67,6 @@ class Face(QWidget):
         return int(self._level.value()) / 100
 
     # ---- what is shown
-
-    def say(self, words: str, tone: Tone = "info") -> None:
-        """The one line (or few) in which the panel speaks."""
-        self._tone = tone
-        self.status.setText(f"Error: {words}" if tone == "error" else words)
-        self.status.setProperty("tone", tone)
-        self._color_status()
 
     def say_facts(self, words: str) -> None:
         """Where the frames went, in small."""
@@ -158,7 +119,7 @@ class Face(QWidget):
 
     def set_theme(self, theme: Any) -> None:
         """Follow napari's theme (a ``napari.utils.theme.Theme``)."""
-        self._theme = theme
+        super().set_theme(theme)
         colors = {
             name: getattr(theme, name).as_hex() for name in ("background", "foreground", "primary", "text", "current")
         }
@@ -166,7 +127,6 @@ class Face(QWidget):
         self.drop_zone.set_colors(colors["primary"], colors["current"], link)
         self.pose_view.set_colors(colors["background"], colors["foreground"])
         self.curves_view.set_colors(colors["background"], colors["text"], link)
-        self._color_status()
         self._color_run_button()
 
     # ---- how it is made
@@ -190,7 +150,6 @@ class Face(QWidget):
         self.progress.setTextVisible(False)
         self.progress.setFixedHeight(8)
         self._pace = Words("xrai-pace", self)
-        self.status = Words("xrai-status", self)
         self.facts = Words("xrai-facts", self)
         self._view = QComboBox(self)
         self._view.setObjectName("xrai-view")
@@ -220,44 +179,15 @@ class Face(QWidget):
         column.setSpacing(5)
         for part in (
             self.drop_zone, self.stream_field, self.found_view,
-            self.look_button, _row(("Run folder", 0), (self.out, 1)), settings,
-            _row((self.run_button, 2), (self.pause_button, 1)), self._pace, self.progress, self.status, self.facts,
-            self.after_run, _row(("Intensity as", 0), (self._view, 0), ("Density level", 0), (self._level, 1)),
+            self.look_button, row(("Run folder", 0), (self.out, 1)), settings,
+            row((self.run_button, 2), (self.pause_button, 1)), self._pace, self.progress, self.status, self.facts,
+            self.after_run, row(("Intensity as", 0), (self._view, 0), ("Density level", 0), (self._level, 1)),
         ):  # fmt: skip
             column.addWidget(part) if isinstance(part, QWidget) else column.addLayout(part)
         column.addWidget(self.pose_view, 5)
         column.addWidget(self.curves_view, 4)
-        scroll = QScrollArea(self)
-        scroll.setFrameShape(QFrame.Shape.NoFrame)
-        scroll.setWidgetResizable(True)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setWidget(content)
-        whole = QVBoxLayout(self)
-        whole.setContentsMargins(0, 0, 0, 0)
-        whole.addWidget(scroll)
-        self.setMinimumWidth(320)
-
-    def _color_status(self) -> None:
-        if self._theme is None:
-            return
-        theme = self._theme
-        good = "#3fb950" if theme.type == "dark" else "#1a7f37"
-        bad = "#ff7b72" if theme.type == "dark" else "#c4281c"
-        color = {"info": theme.text.as_hex(), "good": good, "warning": theme.warning.as_hex(), "error": bad}[self._tone]
-        self.status.setStyleSheet(f"color: {color};")
+        self._scroll(content)
 
     def _color_run_button(self) -> None:
-        """The one thing to press stands out while it can be pressed."""
-        if self._theme is None:
-            return
         strong = self.run_button.isEnabled() and self.run_button.property("state") == "idle"
-        accent = self._theme.current.as_hex() if self._theme.type == "dark" else "#2f57d0"
-        self.run_button.setStyleSheet(f"background-color: {accent}; font-weight: bold; color: white;" if strong else "")
-
-
-def _row(*parts: tuple[QWidget | str, int]) -> QHBoxLayout:
-    row = QHBoxLayout()
-    row.setSpacing(6)
-    for part, stretch in parts:
-        row.addWidget(QLabel(part) if isinstance(part, str) else part, stretch)
-    return row
+        self._stand_out(self.run_button, strong)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QEvent, QObject, QTimer
-from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import QWidget
 from superqt.utils import create_worker
 
@@ -23,7 +22,6 @@ from ..first_look_layout import Layout
 from ..io.source import InputError
 from ..layers import KEY
 from .canvas_drop import CanvasDrops
-from .drop import local_paths
 from .inputs import Inputs
 from .look_face import LookFace
 from .look_job import LookJob, Opened, open_inputs
@@ -395,21 +393,6 @@ class LookPanel(LookFace):
             frames=(source.n_frames or 0) if source else 0, measuring=self._job is not None,
             picture=self._layout is not None, centre=self._detector is not None, carries=self._carries(),
         )  # fmt: skip
-
-    def _follow_theme(self, _event: object = None) -> None:
-        from napari.utils.theme import get_theme
-
-        self.set_theme(get_theme(self.viewer.theme))
-
-    def dragEnterEvent(self, event: QDragEnterEvent) -> None:  # noqa: D102
-        if local_paths(event.mimeData()):
-            event.acceptProposedAction()
-
-    def dropEvent(self, event: QDropEvent) -> None:  # noqa: D102
-        paths = local_paths(event.mimeData())
-        if paths:
-            event.acceptProposedAction()
-            self.load(paths)
 
     def event(self, event: QEvent) -> bool:  # noqa: D102
         kind = event.type()

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from qtpy.QtCore import QSize, Qt, Signal
+from qtpy.QtCore import QSize, Signal
 from qtpy.QtWidgets import (
     QButtonGroup,
     QComboBox,
-    QFrame,
-    QHBoxLayout,
     QLabel,
     QProgressBar,
     QPushButton,
-    QScrollArea,
-    QSizePolicy,
     QSpinBox,
     QVBoxLayout,
     QWidget,
 )  # fmt: skip
 
+from .dock import Dock, Tone, Words, row
 from .drop import DropZone
-from .face import Tone, Words
 from .look_layers import CONTRASTS, SHOWN
 from .look_plots import LookPlots
 
@@ -36,7 +32,7 @@ DEFAULT_FRAMES = 1000
 MOST_FRAMES = 2**31 - 1
 
 
-class LookFace(QWidget):
+class LookFace(Dock):
     """The parts.
 
     Signals
@@ -48,16 +44,10 @@ class LookFace(QWidget):
     tool_chosen = Signal(str)
 
     def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.setObjectName("xrai-look")
-        self.setAcceptDrops(True)
-        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
+        super().__init__("xrai-look", "xrai-look-status", parent)
         self.drop_zone = DropZone(self, name="xrai-look-drop", invitation=INVITATION, links=LINKS)
         self.found = Words("xrai-look-found", self)
         self.plots = LookPlots(self)
-        self.status = Words("xrai-look-status", self)
-        self._tone: Tone = "info"
-        self._theme: Any = None
         self._make_controls()
         self._lay_out()
 
@@ -67,11 +57,9 @@ class LookFace(QWidget):
     # ---- what is shown
 
     def say(self, words: str, tone: Tone = "info") -> None:
-        """The one line (or few) in which the look speaks."""
-        self._tone = tone
-        self.status.setText(f"Error: {words}" if tone == "error" else words)
+        """The one line (or few) in which the look speaks; none while it has nothing to say."""
+        super().say(words, tone)
         self.status.setVisible(bool(words))
-        self._color_status()
 
     def show_state(self, *, frames: int, measuring: bool, picture: bool, centre: bool, carries: str) -> None:
         """Controls for this state.
@@ -97,7 +85,7 @@ class LookFace(QWidget):
         self.use_button.setEnabled(bool(carries))
         nothing = "Nothing to hand over yet: paint a mask, move the centre, or measure all frames and choose the hits"
         self.use_button.setToolTip(f"Reconstruct with {carries}" if carries else nothing)
-        self._color_use()
+        self._stand_out(self.use_button, self.use_button.isEnabled())
 
     def show_progress(self, done: int, of: int) -> None:
         """So many frames are read."""
@@ -117,15 +105,14 @@ class LookFace(QWidget):
 
     def set_theme(self, theme: Any) -> None:
         """Follow napari's theme (a ``napari.utils.theme.Theme``)."""
-        self._theme = theme
+        super().set_theme(theme)
         dark = theme.type == "dark"
         link = "#7aa2ff" if dark else "#1f4fd1"
         self.drop_zone.set_colors(theme.primary.as_hex(), theme.current.as_hex(), link)
         self.plots.set_colors(
             theme.background.as_hex(), theme.text.as_hex(), link, "#ffb454" if dark else "#c2410c"
         )  # fmt: skip
-        self._color_status()
-        self._color_use()
+        self._stand_out(self.use_button, self.use_button.isEnabled())
 
     # ---- how it is made
 
@@ -174,40 +161,16 @@ class LookFace(QWidget):
         column.setSpacing(6)
         column.addWidget(self.drop_zone)
         column.addWidget(self.found)
-        column.addLayout(_row("Show", (self.shown, 1), "Contrast", (self.contrast, 1)))
-        column.addLayout(_row(*((button, 1) for button in self.tools.values())))
-        column.addLayout(_row("Look at", (self.wanted, 2), (self._of, 0), (self.measure_button, 1)))
+        column.addLayout(row("Show", (self.shown, 1), "Contrast", (self.contrast, 1)))
+        column.addLayout(row(*((button, 1) for button in self.tools.values())))
+        column.addLayout(row("Look at", (self.wanted, 2), (self._of, 0), (self.measure_button, 1)))
         column.addWidget(self.progress)
         column.addWidget(self.plots, 1)
-        column.addLayout(_row((self._from, 0), (self.threshold, 1), (self.previous, 0), (self.next, 0)))
+        column.addLayout(row((self._from, 0), (self.threshold, 1), (self.previous, 0), (self.next, 0)))
         column.addWidget(self.hits)
         column.addWidget(self.use_button)
         column.addWidget(self.status)
-        scroll = QScrollArea(self)
-        scroll.setFrameShape(QFrame.Shape.NoFrame)
-        scroll.setWidgetResizable(True)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setWidget(content)
-        whole = QVBoxLayout(self)
-        whole.setContentsMargins(0, 0, 0, 0)
-        whole.addWidget(scroll)
-        self.setMinimumWidth(320)
-
-    def _color_status(self) -> None:
-        if self._theme is None:
-            return
-        dark = self._theme.type == "dark"
-        bad, good = ("#ff7b72", "#3fb950") if dark else ("#c4281c", "#1a7f37")
-        color = {"error": bad, "good": good, "warning": self._theme.warning.as_hex()}.get(self._tone)
-        self.status.setStyleSheet(f"color: {color or self._theme.text.as_hex()};")
-
-    def _color_use(self) -> None:
-        """It stands out once there is something to hand over."""
-        if self._theme is None:
-            return
-        accent = self._theme.current.as_hex() if self._theme.type == "dark" else "#2f57d0"
-        strong = f"background-color: {accent}; font-weight: bold; color: white;"
-        self.use_button.setStyleSheet(strong if self.use_button.isEnabled() else "")
+        self._scroll(content)
 
 
 def _button(name: str, text: str, tip: str) -> QPushButton:
@@ -223,14 +186,3 @@ def _choice(name: str, choices: tuple[str, ...], tip: str) -> QComboBox:
     box.addItems(choices)
     box.setToolTip(tip)
     return box
-
-
-def _row(*parts: tuple[QWidget, int] | str) -> QHBoxLayout:
-    row = QHBoxLayout()
-    row.setSpacing(6)
-    for part in parts:
-        if isinstance(part, str):
-            row.addWidget(QLabel(part))
-        else:
-            row.addWidget(*part)
-    return row

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from qtpy.QtCore import QEvent, QObject, QTimer
-from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import QDockWidget, QWidget
 from superqt.utils import create_worker
 
@@ -19,8 +18,8 @@ from ..layers import KEY, Picture, ResultLayers
 from ..settings import EngineSettings, Settings
 from . import words
 from .canvas_drop import CanvasDrops
-from .drop import local_paths
-from .face import Face, Tone
+from .dock import Tone
+from .face import Face
 from .inputs import Found, Inputs, look_into
 from .patterns import show_patterns
 from .worker import FollowJob, Job, PhasingJob, ReconstructionJob, start_worker
@@ -428,23 +427,6 @@ class ReconstructPanel(Face):
         phasing = self._last.snapshot.phasing if self._last is not None else None
         tried = phasing.starts if phasing else 0
         self.after_run.show_run(self._out_path() if there else None, busy=self.busy, tried=tried)
-
-    def _follow_theme(self, _event: object = None) -> None:
-        from napari.utils.theme import get_theme
-
-        self.set_theme(get_theme(self.viewer.theme))
-
-    # ---- drops beside the field, and the end
-
-    def dragEnterEvent(self, event: QDragEnterEvent) -> None:  # noqa: D102
-        if local_paths(event.mimeData()):
-            event.acceptProposedAction()
-
-    def dropEvent(self, event: QDropEvent) -> None:  # noqa: D102
-        paths = local_paths(event.mimeData())
-        if paths:
-            event.acceptProposedAction()
-            self.load(paths)
 
     def event(self, event: QEvent) -> bool:  # noqa: D102
         if event.type() == QEvent.Type.ParentChange:
