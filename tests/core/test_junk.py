@@ -63,3 +63,13 @@ def test_junk_is_seen_among_junk(scene):
     gate.settle()
     found = gate.junk(photons, rotation, known.ratio)
     assert found[: N // 5].all() and not found[N // 5 :].any()
+
+
+def test_a_gate_that_takes_up_a_law_judges_at_once_as_before(scene):
+    known, gate = scene
+    photons, rotation = known.frames(100, 8)
+    wrong = rotation[::-1].copy()
+    again = JunkGate(known.pixels, known.brightness, SPECKLE, gate.law)
+    found = again.junk(photons, wrong, known.ratio)
+    assert found.mean() > 0.5
+    np.testing.assert_array_equal(found, gate.junk(photons, wrong, known.ratio))

@@ -9,11 +9,11 @@ from napari_xrai.core.field import RadialProfile, VoxelField, grid_radius
 from napari_xrai.core.fields import make_field
 from napari_xrai.core.frames import HC_EV_A, Frames
 from napari_xrai.core.neural_field import NeuralField
+from napari_xrai.core.particle import builtin_particle
 from napari_xrai.core.reconstruction import Reconstruction
 from napari_xrai.core.reconstruction_settings import ReconstructionSettings
 from napari_xrai.core.rotations import align_poses, quaternion_to_matrix
 from napari_xrai.core.simulate import Preset, simulate
-from napari_xrai.io.structure import read_particle
 
 SPECKLE = 4.0
 KINDS = pytest.mark.parametrize("kind", ["siren", "hash"])
@@ -149,7 +149,7 @@ def test_no_evidence_leaves_the_field_as_it_is(make, kind):
 
 def test_a_whole_run_on_a_network_is_right_saved_and_gone_on_with(monkeypatch):
     preset = Preset((32, 32), 1.8e-3, 0.3, HC_EV_A / 4.0, stop_radius_px=2)
-    detector, truth, batches = simulate(read_particle("demo"), preset, n_frames=600, photons=2000, seed=1)
+    detector, truth, batches = simulate(builtin_particle("demo"), preset, n_frames=600, photons=2000, seed=1)
     frames = Frames.concatenate(list(batches))
     monkeypatch.setattr(bootstrap, "BATCH", 150)
     monkeypatch.setattr(reconstruction, "MOST_STARTS", 1)

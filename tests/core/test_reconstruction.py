@@ -8,11 +8,11 @@ import pytest
 
 from napari_xrai.core import bootstrap, reconstruction
 from napari_xrai.core.frames import HC_EV_A, NOT_HIT, USED, Frames
+from napari_xrai.core.particle import builtin_particle
 from napari_xrai.core.reconstruction import Reconstruction
 from napari_xrai.core.reconstruction_settings import ReconstructionSettings
 from napari_xrai.core.rotations import align_poses, quaternion_to_matrix
 from napari_xrai.core.simulate import Preset, simulate
-from napari_xrai.io.structure import read_particle
 
 N = 1000
 EMPTY = (5, 500, 998)
@@ -43,7 +43,7 @@ class Case:
 def case():
     """1,000 bright frames of the demo particle on 32 × 32 pixels, pulses unequal, three frames empty."""
     preset = Preset((32, 32), 1.8e-3, 0.3, HC_EV_A / 4.0, stop_radius_px=2, fluence_shape=4)
-    detector, truth, batches = simulate(read_particle("demo"), preset, n_frames=N, photons=2000, seed=1)
+    detector, truth, batches = simulate(builtin_particle("demo"), preset, n_frames=N, photons=2000, seed=1)
     counts = Frames.concatenate(list(batches)).dense()
     counts[list(EMPTY)] = 0
     return Case(detector, Frames.from_dense(counts), truth.rotation)

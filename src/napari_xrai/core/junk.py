@@ -20,6 +20,9 @@ from .pixels import Pixels, SparsePhotons
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
+Law = tuple[list[float], list[float]]
+"""By size of cell: growth of the score with photons, and its spread about that."""
+
 CELLS = (0.5, 1.0)
 """Sizes of cells, speckles: two particles at once show in small ones, another particle in large ones."""
 
@@ -48,20 +51,24 @@ class JunkGate:
         Mean photons per frame and pixel of a structureless particle.
     speckle : float
         Size of a speckle, voxels.
+    law : (growth, spread) or None
+        As `settle` gave it before: a continued run judges at once.
     """
 
-    def __init__(self, pixels: Pixels, brightness: F32, speckle: float) -> None:
+    def __init__(self, pixels: Pixels, brightness: F32, speckle: float, law: Law | None = None) -> None:
         self.n_pixels = pixels.n_orient
         self.point, self.edge = pixels.q[: self.n_pixels], pixels.edge
         self.brightness = brightness[: self.n_pixels]
         self.cells = [_cells(pixels, size * speckle) for size in CELLS]
-        self.growth, self.spread = np.zeros(len(CELLS)), np.full(len(CELLS), np.inf)
+        self.law = law
         self.scores: list[F64] = []
         self.totals: list[F64] = []
         self.log_lambda, self.mean, self.variance = _deviance_law()
 
     def junk(self, photons: SparsePhotons, rotation: F32, ratio: F32) -> NDArray[np.bool_]:
-        """(N,) whether frames fit the field `ratio` (edge³) at their poses `rotation` (N, 3, 3) too badly."""
+        """(N,) whether frames fit the field `ratio` (edge³) at their poses `rotation` (N, 3, 3) too badly; none, before
+        there is a law.
+        """
         value = np.empty((len(photons), self.n_pixels), np.float32)
         kernels.gather(rotation, self.point, ratio, self.edge, value)
         counted = photons.dense(self.n_pixels)
@@ -71,11 +78,10 @@ class JunkGate:
         total = counted.sum(1, dtype=np.float64)[:, None]
         self.scores.append(score)
         self.totals.append(total)
-        return np.asarray((self._standardised(score, total) > DEVIATIONS * self.spread).any(1))
-
-    def _standardised(self, score: F64, total: F64) -> F64:
-        expected = self.growth * total
-        return np.asarray((score - expected) / (1 + WIDENING * expected))
+        if self.law is None:
+            return np.zeros(len(photons), bool)
+        growth, spread = self.law
+        return np.asarray((_deviation(score, total, growth) > DEVIATIONS * np.array(spread)).any(1))
 
     def _deviance(self, counted: F32, expected: F32) -> F64:
         """(N,) standardised deviance of photons `counted` in cells (N, cells)."""
@@ -84,15 +90,23 @@ class JunkGate:
         excess = (deviance - np.interp(where, self.log_lambda, self.mean)).sum(1)
         return np.asarray(excess / np.sqrt(np.interp(where, self.log_lambda, self.variance).sum(1)))
 
-    def settle(self) -> None:
+    def settle(self) -> Law | None:
         """Measure from the frames since the last time how their scores grow with photons, and how they spread."""
         if sum(map(len, self.scores)) >= FEWEST_FRAMES:
             score, total = np.concatenate(self.scores), np.concatenate(self.totals)
-            self.growth = np.maximum(np.median(score / total, 0), 0)
-            deviation = self._standardised(score, total)
-            self.spread = SIGMA_PER_MAD * np.median(np.abs(deviation - np.median(deviation, 0)), 0)
+            growth = np.maximum(np.median(score / total, 0), 0).tolist()
+            deviation = _deviation(score, total, growth)
+            spread = SIGMA_PER_MAD * np.median(np.abs(deviation - np.median(deviation, 0)), 0)
+            self.law = growth, spread.tolist()
         self.scores.clear()
         self.totals.clear()
+        return self.law
+
+
+def _deviation(score: F64, total: F64, growth: list[float]) -> F64:
+    """(N, cells) scores less what frames as bright have, over how that spreads."""
+    expected = np.array(growth) * total
+    return np.asarray((score - expected) / (1 + WIDENING * expected))
 
 
 def _cells(pixels: Pixels, size: float) -> scipy.sparse.csr_matrix:

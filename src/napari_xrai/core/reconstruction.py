@@ -22,7 +22,7 @@ from .fields import make_field
 from .frame_table import FrameTable
 from .frames import Detector, Frames, Progress, Snapshot, Verdict, Volume
 from .inference import Proposer, by_search, infer_poses, same_mode
-from .junk import JunkGate
+from .junk import JunkGate, Law
 from .likelihood import PoseLikelihood, gamma_shape
 from .pixels import SparsePhotons, pixels_of
 from .pose_uncertainty import PoseUncertainty, measure_uncertainty
@@ -112,10 +112,11 @@ class Reconstruction:
         self.halves: ShellCurve | None = None
         self.phase, self.fraction, self.seen = "getting ready (slow the first time)", 0.0, 0
         self.passes_done = self.updates = 0
-        self.begun, self.weighing, self.gaining, self.contrast_kept = False, False, True, 1.0
+        self.begun, self.weighing, self.gaining = False, False, True
         self.restored: dict[str, NDArray[Any]] | None = None
         self.radius = self.agreement = self.settled = self.band_radius = 0.0
-        self.fluence_shape = float("inf")
+        self.fluence_shape, self.contrast_kept = float("inf"), 1.0
+        self.junk_law: Law | None = None
 
     def run(self, batches: BatchReader) -> Iterator[Progress]:
         """Reconstruct; yields about every 100 ms, and ends when done.
@@ -192,7 +193,7 @@ class Reconstruction:
         if not self.begun:
             given = {"fixed": float("inf"), "profiled": 0.0}
             self.fluence_shape = given.get(self.settings.fluence, self.speckle.fluence_shape)
-        self.gate = JunkGate(pixels, self.brightness, size)
+        self.gate = JunkGate(pixels, self.brightness, size, self.junk_law)
         self.amortised = AmortisedPoses(pixels, self.brightness, size, self.fluence_shape)
         unit, particle = pixels.voxel_size, measure_size(pixels, reservoir, self.speckle)
         length = "Å" if pixels.units == "1/angstrom" else "/voxel"
@@ -334,7 +335,7 @@ class Reconstruction:
         found = infer_poses(photons, likelihood, proposers, self.table, beta, self.rng, self.group)
         totals = photons.totals(likelihood.n_pixels)
         fits = np.ones(len(photons), bool)
-        if self.radius == self.pixels.orient_radius and self.field is not None:  # no sooner: the field is too coarse
+        if self.radius == self.pixels.orient_radius and self.field is not None:  # sooner the field is too coarse
             fits = ~self.gate.junk(photons, found.rotation, self.field.ratio)
             self.table.judge(photons.index, ~fits)
         kept = fits[found.row]
@@ -378,7 +379,7 @@ class Reconstruction:
         yield from self._with_progress(self.field.update(photons, exposure))
         self._compare_halves(photons, exposure)
         self.updates += 1
-        self.gate.settle()
+        self.junk_law = self.gate.settle()
         frames, likelihood, stayed, *moments = tally
         self.settled = stayed / frames
         self.history["frames_seen"].append(float(self.seen))
@@ -424,7 +425,6 @@ class Reconstruction:
         if self.field is None:
             return None
         pixels, resolved = self.pixels, self.resolution_q()
-        intensity, weight = self.field.volume(), self.field.weight()
         verdict, reason = self.verdict()
         shells, trust = {"q": np.zeros(0), "half_cc": np.zeros(0)}, None
         if self.halves is not None:
@@ -435,8 +435,8 @@ class Reconstruction:
                 self.contrast.with_fluence(self.fluence_shape), pixels, self.speckle.size,
             )  # fmt: skip
         return Snapshot(
-            intensity=Volume(intensity, pixels.voxel_size, pixels.units),
-            weight=Volume(weight, pixels.voxel_size, pixels.units),
+            intensity=Volume(self.field.volume(), pixels.voxel_size, pixels.units),
+            weight=Volume(self.field.weight(), pixels.voxel_size, pixels.units),
             density=None,
             poses=self.table.poses(None if all_poses else LIVE_POSES),
             status=self.table.status.copy(),
@@ -490,7 +490,7 @@ HISTORY = ("frames_seen", "log_likelihood", "resolution_q")
 
 CONTINUED = (
     "history", "facts", "passes_done", "updates", "radius", "agreement", "settled", "band_radius", "contrast_kept",
-    "gaining", "seen", "fluence_shape", "begun",
+    "junk_law", "gaining", "seen", "fluence_shape", "begun",
 )  # fmt: skip
 """Plain values of a `Reconstruction` that a state carries."""
 

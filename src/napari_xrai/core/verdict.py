@@ -13,10 +13,8 @@ SETTLED = 0.75
 FEW_FRAMES = 200
 """Below so many used frames nothing is called converged: whole regions of the volume rest on single frames."""
 
-
 LEAST_CONTRAST = 0.5
 """Part of the speckles' amplitude, which pairs of photons tell without any pose, that a right intensity shows."""
-
 
 CROWDED_VIEWS = 1.0
 """Relative unevenness of views in a named point group that no sample comes with. Without a named group it proves
