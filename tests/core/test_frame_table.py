@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from napari_xrai.core.frame_table import FrameTable
-from napari_xrai.core.frames import NOT_HIT, USED
+from napari_xrai.core.frames import DROPPED, NOT_HIT, USED, Counters
 from napari_xrai.core.rotations import random_rotations
 
 
@@ -19,14 +19,25 @@ def filled(n, capacity=0):
     return table, rotation
 
 
-def test_a_frame_costs_34_bytes():
+def size(table):
+    return table._fate.nbytes + sum(column.nbytes for column in table._column.values())
+
+
+def test_a_frame_costs_42_bytes():
     table, _ = filled(1000, capacity=1000)
-    assert sum(column.nbytes for column in table.column.values()) == 34 * 1000
+    assert size(table) == 42 * 1000
+
+
+def test_a_frame_without_a_pose_costs_one_byte():
+    table, _ = filled(1000)
+    table.note(np.arange(1000, 1_000_000), DROPPED)
+    assert size(table) < 42 * 1000 * 1.13 + 1_000_000 * 1.13
+    assert table.counters() == Counters(received=1_000_000, dropped=999_000, used=1000)
 
 
 def test_growing_wastes_at_most_an_eighth_and_loses_nothing():
     table, rotation = filled(5000)
-    assert sum(column.nbytes for column in table.column.values()) <= 34 * 5000 * 1.13
+    assert size(table) <= 42 * 5000 * 1.13
     found, known = table.rotation(np.arange(5000))
     assert known.all()
     np.testing.assert_allclose(found, rotation, atol=1e-5)
@@ -56,6 +67,19 @@ def test_frames_without_a_pose_have_none():
     assert known.tolist() == [False, True]
     np.testing.assert_array_equal(rotation[0], np.eye(3))
     assert table.poses(None).frame.tolist() == [7]
+
+
+def test_frames_may_come_in_any_order():
+    table = FrameTable()
+    rotation = random_rotations(100, np.random.default_rng(0)).astype(np.float32)
+    for index in np.random.default_rng(1).permutation(100).reshape(20, 5):
+        table.receive(index, np.zeros(5, bool))
+        table.put(index, rotation[index], index.astype(float), np.zeros(5), np.ones(5))
+    poses = table.poses(None)
+    np.testing.assert_array_equal(poses.frame, np.arange(100))
+    np.testing.assert_array_equal(poses.fluence, np.arange(100))
+    index = np.array([50, 3, 99])
+    np.testing.assert_allclose(table.rotation(index)[0], rotation[index], atol=1e-5)
 
 
 def test_few_poses_are_an_even_sample():

@@ -108,12 +108,12 @@ def test_a_run_goes_on_where_it_was_saved_and_places_go_on(data, small, one_star
     again.restore({name: array.copy() for name, array in arrays.items()}, rest)
     length, updates = again.table.length, len(again.history["log_likelihood"])
     assert length == engine.table.length
-    before = again.table.column["quaternion"][:length].copy()
+    before = again.table.poses(None).quaternion
     followed(data, ToyInlet(data[2], first=length), again)
     snapshot = again.snapshot(all_poses=True)
     assert snapshot.counters.received == N
     assert len(snapshot.poses.frame) == snapshot.counters.hits
-    assert (again.table.column["quaternion"][:length] == before).all()
+    assert (again.table.poses(None).quaternion[: len(before)] == before).all()
     assert len(snapshot.history["log_likelihood"]) > updates
 
 

@@ -1,4 +1,4 @@
-"""What is known of every received frame: at most 34 bytes each, however many passes are made."""
+"""What is known of every received frame: one byte, and 41 more where it has a pose, however many passes are made."""
 
 from __future__ import annotations
 
@@ -7,59 +7,94 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .frames import JUNK, NOT_HIT, USED, Counters, Poses
+from .frames import JUNK, NOT_HIT, STATUS_NAMES, USED, Counters, Poses
 from .rotations import matrix_to_quaternion, quaternion_to_matrix
 
 UNSEEN = 255
 
 _COLUMNS: dict[str, tuple[tuple[int, ...], type, float]] = {
+    "position": ((), np.int64, 0),
     "quaternion": ((4,), np.float32, 0),
     "fluence": ((), np.float32, 0),
     "log_likelihood": ((), np.float32, np.nan),
     "confidence": ((), np.float32, 0),
     "radius68": ((), np.float32, np.nan),
     "modes": ((), np.uint8, 0),
-    "status": ((), np.uint8, UNSEEN),
 }
 
 
 class FrameTable:
-    """Pose, fluence, log-likelihood, confidence, uncertainty and fate by source position; grows as frames arrive."""
+    """Pose, fluence, log-likelihood, confidence, uncertainty and fate by source position; grows as frames arrive.
+
+    Every frame has a fate; those that were inferred have a row, too. Of a fast stream most frames may be dropped.
+
+    Attributes
+    ----------
+    length : int
+        Positions known.
+    """
 
     def __init__(self, capacity: int = 0) -> None:
-        self.length = 0
-        self.column: dict[str, NDArray[Any]] = {
+        self.length = self._rows = 0
+        self._fate = np.full(capacity, UNSEEN, np.uint8)
+        self._column: dict[str, NDArray[Any]] = {
             name: np.full((capacity, *shape), fill, kind) for name, (shape, kind, fill) in _COLUMNS.items()
         }
 
-    def _reach(self, length: int) -> None:
-        """Make room for positions below `length`, an eighth more than asked so that growing stays cheap."""
-        capacity = len(self.column["status"])
-        if length > capacity:
-            more = max(length - capacity, capacity // 8)
-            for name, (shape, kind, fill) in _COLUMNS.items():
-                self.column[name] = np.concatenate([self.column[name], np.full((more, *shape), fill, kind)])
-        self.length = max(self.length, length)
+    @property
+    def column(self) -> dict[str, NDArray[Any]]:
+        """By row: ``position``, ascending, and what was found."""
+        return {name: column[: self._rows] for name, column in self._column.items()}
+
+    def _reach(self, index: NDArray[np.int64]) -> None:
+        """Make room for the fates of frames at `index`."""
+        if len(index):
+            length = int(index.max()) + 1
+            self._fate = _with_room(self._fate, length, UNSEEN)
+            self.length = max(self.length, length)
+
+    def _find(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Rows of frames at `index`, and whether they have one."""
+        position = self.column["position"]
+        row = np.searchsorted(position, index)
+        known = row < self._rows
+        known[known] = position[row[known]] == index[known]
+        return row, known
+
+    def _rows_of(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of frames at `index`, made where there are none: mostly at the end, for frames come in order."""
+        self._reach(index)
+        row, known = self._find(index)
+        if known.all():
+            return row
+        new, start = np.sort(index[~known]), self._rows
+        behind = not start or new[0] > self._column["position"][start - 1]
+        for name, (shape, kind, fill) in _COLUMNS.items():
+            self._column[name] = _with_room(self._column[name], start + len(new), fill)
+            self._column[name][start : start + len(new)] = np.full((len(new), *shape), fill, kind)
+        self._column["position"][start : start + len(new)] = new
+        self._rows += len(new)
+        if not behind:
+            order = np.argsort(self.column["position"])
+            for name, column in self.column.items():
+                self._column[name][: self._rows] = column[order]
+        return self._find(index)[0]
 
     def receive(self, index: NDArray[np.int64], empty: NDArray[np.bool_]) -> None:
         """Note that frames at source positions `index` have arrived; those `empty` of photons are no hits."""
-        if len(index):
-            self._reach(int(index.max()) + 1)
-            self.column["status"][index] = np.where(empty, NOT_HIT, USED)
+        self._reach(index)
+        self._fate[index] = np.where(empty, NOT_HIT, USED)
 
     def note(self, index: NDArray[np.int64], fate: int) -> None:
         """Note the fate of frames at source positions `index`."""
-        if len(index):
-            self._reach(int(index.max()) + 1)
-            self.column["status"][index] = fate
+        self._reach(index)
+        self._fate[index] = fate
 
     def rotation(self, index: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """(N, 3, 3) last pose of each frame, and whether it has one (the identity where not)."""
-        if len(index):
-            self._reach(int(index.max()) + 1)
-        quaternion = self.column["quaternion"][index]
-        known = np.asarray(quaternion.any(1))
-        quaternion = np.where(known[:, None], quaternion, np.array([0, 0, 0, 1], np.float32))
+        row, known = self._find(index)
+        quaternion = np.tile(np.array([0, 0, 0, 1], np.float32), (len(index), 1))
+        quaternion[known] = self._column["quaternion"][row[known]]
         return quaternion_to_matrix(quaternion).astype(np.float32), known
 
     def put(
@@ -67,59 +102,65 @@ class FrameTable:
         log_likelihood: NDArray[np.floating], confidence: NDArray[np.floating],
     ) -> None:  # fmt: skip
         """Store what was found for the frames at `index`."""
-        self._reach(int(index.max()) + 1)
-        self.column["quaternion"][index] = matrix_to_quaternion(rotation)
-        self.column["fluence"][index] = fluence
-        self.column["log_likelihood"][index] = log_likelihood
-        self.column["confidence"][index] = confidence
+        row = self._rows_of(index)
+        self._column["quaternion"][row] = matrix_to_quaternion(rotation)
+        self._column["fluence"][row] = fluence
+        self._column["log_likelihood"][row] = log_likelihood
+        self._column["confidence"][row] = confidence
 
     def judge(self, index: NDArray[np.int64], junk: NDArray[np.bool_]) -> None:
         """Note which of the frames at `index` no pose explains; frames may be taken back."""
-        self.column["status"][index] = np.where(junk, JUNK, USED)
+        self._fate[index] = np.where(junk, JUNK, USED)
 
     def put_modes(self, index: NDArray[np.int64], modes: NDArray[np.uint8]) -> None:
-        """Store how many modes the posteriors of the frames at `index` have."""
-        self.column["modes"][index] = modes
+        """Store how many modes the posteriors of the frames at `index` have, which have poses."""
+        self._column["modes"][self._find(index)[0]] = modes
 
     def put_radius(self, index: NDArray[np.int64], radius_deg: NDArray[np.floating]) -> None:
         """Store the 68 % radius of the poses of the frames at `index`."""
-        self.column["radius68"][index] = radius_deg
+        self._column["radius68"][self._find(index)[0]] = radius_deg
 
     def directions(self, group: NDArray[np.float64]) -> NDArray[np.float64]:
         """(M, 3) viewing directions, in the particle's frame, of all frames that have a pose, and those that the
         particle's point group (n, 3, 3) makes equal.
         """
-        quaternion = self.column["quaternion"][: self.length]
-        direction = quaternion_to_matrix(quaternion[quaternion.any(1)])[..., 2]
+        direction = quaternion_to_matrix(self.column["quaternion"])[..., 2]
         return np.asarray(np.einsum("gij,nj->gni", group, direction).reshape(-1, 3))
 
     def adopt(self, received: FrameTable) -> None:
-        """Take the fates, and the length, of frames that `received` knows."""
-        self._reach(received.length)
-        self.column["status"][: received.length] = received.status
+        """Take the fates of frames that `received` knows."""
+        self._fate, self.length = received.status.copy(), received.length
 
     @classmethod
-    def of(cls, column: dict[str, NDArray[Any]]) -> FrameTable:
-        """The table with these columns."""
-        table = cls(len(column["status"]))
-        table.column.update(column)
-        table.length = len(column["status"])
+    def of(cls, status: NDArray[np.uint8], column: dict[str, NDArray[Any]]) -> FrameTable:
+        """The table with these fates and columns."""
+        table = cls()
+        table._fate, table._column = status, column
+        table.length, table._rows = len(status), len(column["position"])
         return table
 
     @property
     def status(self) -> NDArray[np.uint8]:
         """(length,) fate by source position."""
-        return self.column["status"][: self.length]
+        return self._fate[: self.length]
 
     def counters(self) -> Counters:
         """Frames by fate."""
-        count = np.bincount(self.status, minlength=UNSEEN + 1)
-        return Counters(int(count[:UNSEEN].sum()), dropped=int(count[3]), not_hit=int(count[2]), junk=int(count[1]),
-                        used=int(count[0]))  # fmt: skip
+        count = {name: int(np.count_nonzero(self.status == fate)) for fate, name in STATUS_NAMES.items()}
+        return Counters(received=sum(count.values()), **count)
 
     def poses(self, at_most: int | None) -> Poses:
         """Poses of the frames that have one: all of them, or an even sample."""
-        frame = np.flatnonzero(self.column["quaternion"][: self.length].any(1))
-        if at_most is not None and len(frame) > at_most:
-            frame = frame[np.linspace(0, len(frame) - 1, at_most).astype(np.int64)]
-        return Poses(frame=frame, **{k: v[frame] for k, v in self.column.items() if k != "status"})
+        row = np.arange(self._rows)
+        if at_most is not None and len(row) > at_most:
+            row = np.linspace(0, len(row) - 1, at_most).astype(np.int64)
+        found = {name: column[row] for name, column in self.column.items()}
+        return Poses(frame=found.pop("position"), **found)
+
+
+def _with_room(column: NDArray[Any], length: int, fill: float) -> NDArray[Any]:
+    """The column, longer where need be: an eighth more than it was, so that growing stays cheap."""
+    more = max(length - len(column), len(column) // 8)
+    if length <= len(column):
+        return column
+    return np.concatenate([column, np.full((more, *column.shape[1:]), fill, column.dtype)])

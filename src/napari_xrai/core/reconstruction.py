@@ -469,7 +469,7 @@ class Reconstruction:
         arrays = self.field.state()
         for half in range(2):
             arrays[f"photons_{half}"], arrays[f"exposure_{half}"] = self.carried[0][half], self.carried[1][half]
-        arrays |= {f"frame_{name}": column[: self.table.length] for name, column in self.table.column.items()}
+        arrays |= {"status": self.table.status, **{f"frame_{n}": column for n, column in self.table.column.items()}}
         rest = {name: getattr(self, name) for name in CONTINUED}
         return arrays, rest | {"rng": self.rng.bit_generator.state}
 
@@ -482,7 +482,8 @@ class Reconstruction:
         self.rng.bit_generator.state = rest["rng"]
         photons, exposure = ([arrays[f"{kind}_{half}"] for half in range(2)] for kind in ("photons", "exposure"))
         self.carried = photons, exposure
-        self.table = FrameTable.of({n.removeprefix("frame_"): a for n, a in arrays.items() if n.startswith("frame_")})
+        column = {name.removeprefix("frame_"): a for name, a in arrays.items() if name.startswith("frame_")}
+        self.table = FrameTable.of(arrays["status"], column)
         self.restored = arrays
 
 
