@@ -15,7 +15,7 @@ from napari_xrai.core.rotations import random_rotations
 
 def tabulated(exposure, table, rotation):
     out = np.empty(len(rotation))
-    expected_totals(rotation, table, exposure.node, exposure.rotation, exposure.m, exposure.scale, out)
+    expected_totals(rotation, table, exposure.rotation, exposure.m, out)
     return out
 
 

@@ -68,6 +68,19 @@ def test_differences_between_poses_are_those_of_the_definition(lopsided, lit, sh
     assert np.std(expected[:, 2] - expected[:, 0]) > 15
 
 
+def test_ranking_prefers_the_true_pose_as_the_likelihood_does(lopsided, lit, likelihood):
+    # candidates as a search leaves them: some degrees from the truth, or anywhere
+    photons, true = lit
+    rng = np.random.default_rng(5)
+    off = exp_map(np.radians(3.0) * rng.normal(size=(300, 3))) @ true
+    wrong = random_rotations(300 * 8, rng).reshape(300, 8, 3, 3)
+    candidate = np.concatenate([off[:, None], wrong], 1).astype(np.float32)
+    exact, ranked = likelihood.score(photons, candidate), likelihood.rank(photons, candidate)
+    assert (exact.argmax(1) == 0).mean() > 0.95
+    among_best_three = (np.argsort(-ranked, 1)[:, :3] == 0).any(1)
+    assert among_best_three[exact.argmax(1) == 0].all()
+
+
 def test_a_field_without_structure_prefers_no_pose(lopsided, lit):
     flat = likelihood_of(lopsided, ratio=np.ones_like(lopsided.ratio), shape=4.0)
     candidate = random_rotations(300 * 5, np.random.default_rng(0)).reshape(300, 5, 3, 3).astype(np.float32)

@@ -74,7 +74,7 @@ def infer_poses(
     """
     candidate = candidates(photons, proposers, table)
     if candidate.shape[1] > CANDIDATES_REFINED:
-        best = np.argsort(-likelihood.score(photons, candidate), 1)[:, :CANDIDATES_REFINED]
+        best = np.argsort(-likelihood.rank(photons, candidate), 1)[:, :CANDIDATES_REFINED]
         candidate = np.take_along_axis(candidate, best[:, :, None, None], 1)
     mode, fisher, value = likelihood.refine(photons, np.ascontiguousarray(candidate))
     noise = rng.normal(size=(*mode.shape[:2], SAMPLES_PER_MODE, 3))

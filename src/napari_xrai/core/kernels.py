@@ -210,18 +210,30 @@ def in_plane(d, r):  # type: ignore[no-untyped-def]
 
 
 @_njit
-def expected_total(r, table, node, node_rotation, m, scale):  # type: ignore[no-untyped-def]
+def node_of(r, m):  # type: ignore[no-untyped-def]
+    """Node and place (fu, fv) in its cell of the direction that r looks along, on a cube of m × m nodes a face."""
+    x, y, z = r[0, 2], r[1, 2], r[2, 2]
+    ax, ay, az = abs(x), abs(y), abs(z)
+    if az >= ax and az >= ay:
+        face, u, v = (4 if z > 0 else 5), x / az, y / az
+    elif ay >= ax:
+        face, u, v = (2 if y > 0 else 3), x / ay, z / ay
+    else:
+        face, u, v = (0 if x > 0 else 1), y / ax, z / ax
+    u, v = (math.atan(u) * (2 / math.pi) + 0.5) * (m - 1), (math.atan(v) * (2 / math.pi) + 0.5) * (m - 1)
+    iu, iv = min(max(int(u), 0), m - 2), min(max(int(v), 0), m - 2)
+    return (face * m + iv) * m + iu, u - iu, v - iv
+
+
+@_njit
+def expected_total(r, table, node_rotation, m):  # type: ignore[no-untyped-def]
     """Expected photons at pose r: an `ExposureTable` interpolated over directions, in-plane harmonics included."""
-    half = (m - 1) * 0.5
-    x, y, z = r[0, 2] * scale + half, r[1, 2] * scale + half, r[2, 2] * scale + half
-    ix, iy, iz = int(x), int(y), int(z)
-    fx, fy, fz = x - ix, y - iy, z - iz
+    first, fu, fv = node_of(r, m)
     harmonics = (table.shape[1] - 1) // 2
     total = 0.0
-    for corner in range(8):
-        dx, dy, dz = corner & 1, (corner >> 1) & 1, corner >> 2
-        w = (fx if dx else 1 - fx) * (fy if dy else 1 - fy) * (fz if dz else 1 - fz)
-        j = node[((iz + dz) * m + iy + dy) * m + ix + dx]
+    for corner in range(4):
+        du, dv = corner & 1, corner >> 1
+        j = first + dv * m + du
         value = table[j, 0]
         if harmonics > 0:
             c, s = in_plane(node_rotation[j], r)
@@ -229,31 +241,28 @@ def expected_total(r, table, node, node_rotation, m, scale):  # type: ignore[no-
             for k in range(harmonics):
                 ck, sk = ck * c - sk * s, ck * s + sk * c
                 value += table[j, 1 + 2 * k] * ck + table[j, 2 + 2 * k] * sk
-        total += w * value
+        total += (fu if du else 1 - fu) * (fv if dv else 1 - fv) * value
     return total
 
 
 @_njit
-def expected_totals(rotation, table, node, node_rotation, m, scale, out):  # type: ignore[no-untyped-def]
+def expected_totals(rotation, table, node_rotation, m, out):  # type: ignore[no-untyped-def]
     """`expected_total` of many poses."""
     for i in range(len(rotation)):
-        out[i] = expected_total(rotation[i], table, node, node_rotation, m, scale)
+        out[i] = expected_total(rotation[i], table, node_rotation, m)
 
 
 @_njit
-def deposit(rotation, weight, node, node_rotation, m, scale, amplitude):  # type: ignore[no-untyped-def]
+def deposit(rotation, weight, node_rotation, m, amplitude):  # type: ignore[no-untyped-def]
     """The adjoint of `expected_total`: amplitude (nodes, 1 + 2K) += poses with their weights."""
-    half = (m - 1) * 0.5
     harmonics = (amplitude.shape[1] - 1) // 2
     for i in range(len(rotation)):
         r = rotation[i]
-        x, y, z = r[0, 2] * scale + half, r[1, 2] * scale + half, r[2, 2] * scale + half
-        ix, iy, iz = int(x), int(y), int(z)
-        fx, fy, fz = x - ix, y - iy, z - iz
-        for corner in range(8):
-            dx, dy, dz = corner & 1, (corner >> 1) & 1, corner >> 2
-            w = (fx if dx else 1 - fx) * (fy if dy else 1 - fy) * (fz if dz else 1 - fz) * weight[i]
-            j = node[((iz + dz) * m + iy + dy) * m + ix + dx]
+        first, fu, fv = node_of(r, m)
+        for corner in range(4):
+            du, dv = corner & 1, corner >> 1
+            w = (fu if du else 1 - fu) * (fv if dv else 1 - fv) * weight[i]
+            j = first + dv * m + du
             amplitude[j, 0] += w
             if harmonics > 0:
                 c, s = in_plane(node_rotation[j], r)
@@ -274,10 +283,10 @@ def fluence_term(total, photons, shape):  # type: ignore[no-untyped-def]
 
 
 @_njit
-def pose_score(r, s, e, photons, q, pixel, count, log_grid, n, tab, nod, fon, m, scale, shape, g, h, derive):  # type: ignore[no-untyped-def]
+def pose_score(r, s, e, photons, q, pixel, count, log_grid, n, tab, fon, m, shape, g, h, derive):  # type: ignore[no-untyped-def]
     """Log-likelihood of one frame at pose r, with gradient and Fisher matrix for exp(ω)·r where `derive`."""
     value = photon_term(r, q, s, e, pixel, count, log_grid, n, g, h, derive)
-    value += fluence_term(expected_total(r, tab, nod, fon, m, scale), photons, shape)
+    value += fluence_term(expected_total(r, tab, fon, m), photons, shape)
     if derive:
         # the expected total varies slowly: central differences are exact enough and need no second table
         turned = np.empty((3, 3))
@@ -285,26 +294,34 @@ def pose_score(r, s, e, photons, q, pixel, count, log_grid, n, tab, nod, fon, m,
         for a in range(3):
             omega[a] = 0.01
             rotate(omega, r, turned)
-            up = fluence_term(expected_total(turned, tab, nod, fon, m, scale), photons, shape)
+            up = fluence_term(expected_total(turned, tab, fon, m), photons, shape)
             omega[a] = -0.01
             rotate(omega, r, turned)
-            down = fluence_term(expected_total(turned, tab, nod, fon, m, scale), photons, shape)
+            down = fluence_term(expected_total(turned, tab, fon, m), photons, shape)
             omega[a] = 0.0
             g[a] += (up - down) / 0.02
     return value
 
 
 @_njit
-def score(candidate, start, stop, photons, q, pixel, count, log_grid, n, tab, nod, fon, m, scale, shape, out):  # type: ignore[no-untyped-def]
-    """out[f, c] = log-likelihood of frame f at candidate[f, c]."""
-    g = np.zeros(3)
-    h = np.zeros((3, 3))
+def rank(candidate, start, stop, photons, q, pixel, count, log_grid, n, tab, fon, m, shape, out):  # type: ignore[no-untyped-def]
+    """out[f, c] ≈ log-likelihood of frame f at candidate[f, c], each photon taken at its nearest voxel."""
+    middle = n * 0.5  # half a voxel beyond q = 0: truncation rounds
     for f in range(candidate.shape[0]):
         for c in range(candidate.shape[1]):
-            out[f, c] = pose_score(
-                candidate[f, c], start[f], stop[f], photons[f], q, pixel, count, log_grid, n,
-                tab, nod, fon, m, scale, shape, g, h, False,
-            )  # fmt: skip
+            r = candidate[f, c]
+            r00, r01, r02 = r[0, 0], r[0, 1], r[0, 2]
+            r10, r11, r12 = r[1, 0], r[1, 1], r[1, 2]
+            r20, r21, r22 = r[2, 0], r[2, 1], r[2, 2]
+            value = 0.0
+            for i in range(start[f], stop[f]):
+                p = pixel[i]
+                qx, qy, qz = q[p, 0], q[p, 1], q[p, 2]
+                ix = int(r00 * qx + r01 * qy + r02 * qz + middle)
+                iy = int(r10 * qx + r11 * qy + r12 * qz + middle)
+                iz = int(r20 * qx + r21 * qy + r22 * qz + middle)
+                value += count[i] * log_grid[(iz * n + iy) * n + ix]
+            out[f, c] = value + fluence_term(expected_total(r, tab, fon, m), photons[f], shape)
 
 
 @_njit
@@ -350,7 +367,7 @@ PRIOR = 1.0
 
 @_njit
 def refine(  # type: ignore[no-untyped-def]
-    candidate, start, stop, photons, q, pixel, count, log_grid, n, tab, nod, fon, m, scale, shape,
+    candidate, start, stop, photons, q, pixel, count, log_grid, n, tab, fon, m, shape,
     steps, longest, fisher_out, out,
 ):  # fmt: skip
     """Levenberg–Marquardt on SO(3) from every candidate, in place; out[f, c] = log-likelihood reached."""
@@ -370,10 +387,8 @@ def refine(  # type: ignore[no-untyped-def]
                 log_grid,
                 n,
                 tab,
-                nod,
                 fon,
                 m,
-                scale,
                 shape,
                 g,
                 h,
@@ -387,7 +402,7 @@ def refine(  # type: ignore[no-untyped-def]
                 rotate(omega, r, trial)
                 new = pose_score(
                     trial, start[f], stop[f], photons[f], q, pixel, count, log_grid, n,
-                    tab, nod, fon, m, scale, shape, g_new, h_new, True,
+                    tab, fon, m, shape, g_new, h_new, True,
                 )  # fmt: skip
                 if new > value:
                     r[:] = trial
@@ -404,7 +419,7 @@ def refine(  # type: ignore[no-untyped-def]
 
 @_njit
 def sample_modes(  # type: ignore[no-untyped-def]
-    mode, fisher, start, stop, photons, q, pixel, count, log_grid, n, tab, nod, fon, m, scale, shape,
+    mode, fisher, start, stop, photons, q, pixel, count, log_grid, n, tab, fon, m, shape,
     beta, noise, sample, weight,
 ):  # fmt: skip
     """Samples of each mode's Laplace posterior at inverse temperature `beta`; a frame's weights sum to 1."""
@@ -426,7 +441,7 @@ def sample_modes(  # type: ignore[no-untyped-def]
                 rotate(omega, mode[f, c], sample[f, i])
                 value = pose_score(
                     sample[f, i], start[f], stop[f], photons[f], q, pixel, count, log_grid, n,
-                    tab, nod, fon, m, scale, shape, g, h, False,
+                    tab, fon, m, shape, g, h, False,
                 )  # fmt: skip
                 value = beta * value + 0.5 * (z[0] ** 2 + z[1] ** 2 + z[2] ** 2) - log_volume
                 weight[f, i] = value
@@ -442,12 +457,12 @@ def sample_modes(  # type: ignore[no-untyped-def]
 
 def compile_kernels() -> Iterator[None]:
     """Compile every kernel, or load it from numba's cache; yields after each. Minutes of nothing would worry a user."""
-    edge, m = 5, 7
+    edge, m = 5, 2
     rotation, point = np.eye(3, dtype=np.float32)[None], np.zeros((1, 3), np.float32)
     grid, halves = np.ones(edge**3, np.float32), np.zeros((edge**3, 2), np.float32)
-    table, node = np.ones((1, 1), np.float32), np.zeros(m**3, np.int32)
+    nodes, table = np.tile(rotation, (6 * m * m, 1, 1)), np.ones((6 * m * m, 1), np.float32)
     photons = (np.zeros(1, np.int64), np.ones(1, np.int64), np.ones(1, np.float32), point, np.zeros(1, np.int32))
-    frame = (*photons, np.ones(1, np.float32), grid, edge, table, node, rotation, m, 2.0, math.inf)
+    frame = (*photons, np.ones(1, np.float32), grid, edge, table, nodes, m, math.inf)
     mode, fisher, value = rotation[None].copy(), np.zeros((1, 1, 3, 3)), np.zeros((1, 1))
     one, lit = np.ones(1), (photons[0], photons[1], photons[4], np.ones(1, np.float32))
     for kernel, arguments in (
@@ -455,9 +470,9 @@ def compile_kernels() -> Iterator[None]:
         (scatter, (rotation, point, np.ones((1, 1), np.float32), grid.copy(), edge)),
         (scatter_halves, (rotation, point, np.ones((1, 1, 2), np.float32), halves, edge)),
         (scatter_photons, (rotation, photons[0], one, point, *lit, grid.copy(), edge)),
-        (expected_totals, (rotation, table, node, rotation, m, 2.0, one)),
-        (deposit, (rotation, one, node, rotation, m, 2.0, np.zeros((1, 1)))),
-        (score, (mode, *frame, value)),
+        (expected_totals, (rotation, table, nodes, m, one)),
+        (deposit, (rotation, one, nodes, m, np.zeros((6 * m * m, 1)))),
+        (rank, (mode, *frame, value)),
         (refine, (mode, *frame, 1, 0.2, fisher, value)),
         (sample_modes, (mode, fisher, *frame, 1.0, np.zeros((1, 1, 1, 3)), mode.copy(), value)),
     ):

@@ -56,7 +56,7 @@ class PoseLikelihood:
     ) -> None:  # fmt: skip
         self.n_pixels = pixels.within(radius)
         self.shape, self.threads = fluence_shape, threads
-        self.table = (table, exposure.node, exposure.rotation, exposure.m, exposure.scale)
+        self.table = (table, exposure.rotation, exposure.m)
         self.field = (log_grid, pixels.edge)
         self.q = pixels.q
         self.structureless = float(brightness[: self.n_pixels].sum())
@@ -74,13 +74,21 @@ class PoseLikelihood:
             for a, b in pairwise(bounds) if b > a
         ]  # fmt: skip
 
-    def score(self, photons: SparsePhotons, candidate: F32) -> F64:
-        """(N, C) log-likelihood of each frame at its candidates (N, C, 3, 3)."""
+    def rank(self, photons: SparsePhotons, candidate: F32) -> F64:
+        """(N, C) log-likelihood of each frame at its candidates (N, C, 3, 3), to within what a voxel's edge hides.
+
+        A photon counts what its nearest voxel says: one look-up for eight, and enough to choose among candidates that
+        lie voxels away from any mode.
+        """
         out = np.empty(candidate.shape[:2])
         in_threads(
-            lambda job: kernels.score(candidate[job[0]], *job[1], out[job[0]]), self._frames(photons), self.threads
+            lambda job: kernels.rank(candidate[job[0]], *job[1], out[job[0]]), self._frames(photons), self.threads
         )
         return out
+
+    def score(self, photons: SparsePhotons, pose: F32) -> F64:
+        """(N, C) log-likelihood of each frame at its poses (N, C, 3, 3)."""
+        return self._climb(photons, pose, 0)[2]
 
     def refine(self, photons: SparsePhotons, candidate: F32) -> tuple[F32, F64, F64]:
         """Climb from every candidate (N, C, 3, 3) by Levenberg–Marquardt on SO(3).
@@ -93,11 +101,14 @@ class PoseLikelihood:
         value : (N, C) float64
             Log-likelihood reached.
         """
+        return self._climb(photons, candidate, NEWTON_STEPS)
+
+    def _climb(self, photons: SparsePhotons, candidate: F32, steps: int) -> tuple[F32, F64, F64]:
         mode = candidate.copy()
         fisher, value = np.empty((*mode.shape[:2], 3, 3)), np.empty(mode.shape[:2])
         in_threads(
             lambda job: kernels.refine(
-                mode[job[0]], *job[1], NEWTON_STEPS, LONGEST_STEP, fisher[job[0]], value[job[0]]
+                mode[job[0]], *job[1], steps, LONGEST_STEP, fisher[job[0]], value[job[0]]
             ),
             self._frames(photons), self.threads,
         )  # fmt: skip
