@@ -1,8 +1,8 @@
 """Damaged files, thousands per format: each must give a result or one sentence, and nothing worse.
 
 Valid files are damaged at random: bytes and whole numbers replaced, pieces cut out, doubled or zeroed, ends cut off. A
-child process opens them as the command line would, with at most 1 GiB more memory than it began with. Counted are:
-a crash of that process; no answer within 5 s; any exception but `InputError`; a message of several lines; and any file
+child process opens them as the command line would. Counted are: a crash of that process; no answer within 5 s; more
+than 1 GiB of memory asked for, used or not; any exception but `InputError`; a message of several lines; and any file
 that appears.
 
     python benchmarks/fuzz.py [--files 10000] [--formats cxi,emc] [--seed 0] [--keep FOLDER]
@@ -28,7 +28,9 @@ import h5py
 import numpy as np
 
 PATIENCE_S = 5.0
-MORE_MEMORY = 2**30
+MOST_MEMORY = 2**30
+ROOM = 2**33
+"""More than this the child does not get; what lies between is seen."""
 
 SHAPE = (12, 8)
 DETECTOR = "entry_1/instrument_1/detector_1"
@@ -249,7 +251,13 @@ def _stumble() -> None:
     raise KeyError("on purpose")
 
 
-MISHAPS: dict[str, Callable[[], None]] = {"stumble": _stumble, "die": os.abort, "sleep": lambda: time.sleep(60)}
+def _ask_for_much() -> None:
+    np.empty(3 * 2**29, np.uint8)  # never touched
+
+
+MISHAPS: dict[str, Callable[[], None]] = {
+    "stumble": _stumble, "die": os.abort, "sleep": lambda: time.sleep(60), "gorge": _ask_for_much,
+}  # fmt: skip
 """What the watch must see: each is asked for by name."""
 
 
@@ -286,8 +294,14 @@ def look_at(kind: str, path: Path, good: Path) -> None:
     source.identity(np.array([total - 1]))
 
 
+def most_memory() -> int:
+    """Bytes that this process ever asked for at once."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmPeak:")[1].split()[0]) * 1024
+
+
 def child(good: Path) -> None:
-    """Answer, for each line ``kind path`` on stdin, with ``ok``, ``refused`` or ``wrong …`` on stdout."""
+    """Answer, for each line ``kind path`` on stdin, with ``ok``, ``refused``, ``wrong …`` or ``memory …``."""
     import resource
 
     import napari_xrai.io.open  # noqa: F401
@@ -296,8 +310,8 @@ def child(good: Path) -> None:
         make(good.parent / "first")
         look_at(kind, good.parent / "first", good)
         (good.parent / "first").unlink()
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (used + MORE_MEMORY, used + MORE_MEMORY))
+    used = most_memory()
+    resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, used + ROOM))
     from napari_xrai.io.source import InputError
 
     print("ready", flush=True)
@@ -313,6 +327,8 @@ def child(good: Path) -> None:
             ours = [f for f in traceback.extract_tb(error.__traceback__) if "napari_xrai" in f.filename]
             place = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else where.name
             answer = f"wrong {type(error).__name__} at {place}: {error}"
+        if most_memory() > used + MOST_MEMORY:
+            answer = f"memory: {(most_memory() - used) / 2**30:.1f} GiB; {answer}"
         print(answer.replace("\n", " "), flush=True)
 
 
@@ -351,12 +367,13 @@ class Child:
         return line or f"crash {self._process.wait()}"
 
     def ask(self, kind: str, path: Path) -> str:
-        """``ok``, ``refused``, ``wrong …``, ``hang`` or ``crash …``."""
+        """``ok``, ``refused``, ``wrong …``, ``memory …``, ``hang`` or ``crash …``."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{kind} {path}\n".encode())
         self._process.stdin.flush()
         answer = self._answer(PATIENCE_S)
-        if answer.startswith(("hang", "crash")):
+        if answer.startswith(("hang", "crash", "memory")):
+            self.close()
             self._start()
         return answer
 

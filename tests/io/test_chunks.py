@@ -1,5 +1,6 @@
 """Frames of large detectors: read from the chunks as they lie in the file, and the same as HDF5 itself reads them."""
 
+import time
 import tracemalloc
 
 import h5py
@@ -12,6 +13,7 @@ from napari_xrai.core.frames import Frames
 from napari_xrai.io import chunks as chunks_module
 from napari_xrai.io.chunks import photon_rows
 from napari_xrai.io.cxi import CxiSource
+from napari_xrai.io.dragonfly import Hdf5Photons
 from napari_xrai.io.source import InputError
 
 
@@ -72,6 +74,52 @@ def test_a_damaged_chunk_is_one_sentence(tmp_path, damage):
         data.id.write_direct_chunk((1, 0, 0), raw)
         with pytest.raises(InputError, match=r"a\.h5: /data: a .*chunk"), photon_rows(data, "a.h5: /data") as rows:
             rows(0, 2)
+
+
+@pytest.mark.parametrize("least", [1, 10**9])  # read as they lie in the file, or by HDF5
+def test_a_chunk_that_claims_more_than_it_can_have_is_refused_before_room_is_made(tmp_path, monkeypatch, least):
+    monkeypatch.setattr(chunks_module, "LARGE_FRAME", least)
+    rng = np.random.default_rng(0)
+    with h5py.File(tmp_path / "a.cxi", "w") as file:
+        counts = rng.poisson(0.4, (6, 50, 70)).astype("u1")
+        file.create_dataset("entry_1/data_1/data", data=counts, chunks=(2, 50, 70), compression="gzip")
+        size = file["entry_1/data_1/data"].id.get_chunk_info(1).size
+    content = (tmp_path / "a.cxi").read_bytes()
+    key = size.to_bytes(4, "little") + bytes(4) + (2).to_bytes(8, "little")  # length, filters left out, position
+    assert content.count(key) == 1
+    (tmp_path / "a.cxi").write_bytes(content.replace(key, (2**32 - 16).to_bytes(4, "little") + key[4:]))
+    with pytest.raises(InputError, match=r"a\.cxi: .*a chunk claims more bytes than it can have"):
+        list(CxiSource(tmp_path / "a.cxi").batches(6))
+
+
+def test_huge_chunks_are_refused(tmp_path):
+    with h5py.File(tmp_path / "a.cxi", "w") as file:
+        file.create_dataset("entry_1/data_1/data", (2**15, 256, 256), "u1", chunks=(2**14, 256, 256))
+    with pytest.raises(InputError, match=r"a\.cxi: .* has chunks of 1 GiB, too large to read: h5repack"):
+        CxiSource(tmp_path / "a.cxi")
+
+
+@pytest.mark.parametrize("kind", ["chunks", "lists"])
+def test_the_last_frame_of_many_is_read_as_quickly_as_the_first(tmp_path, kind):
+    n = 60_000 if kind == "chunks" else 30_000
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        if kind == "chunks":
+            data = file.create_dataset("entry_1/data_1/data", (n, 2, 2), "u1", chunks=(1, 2, 2))
+            for frame in range(n):
+                data.id.write_direct_chunk((frame, 0, 0), b"\0\1\0\0")
+        else:
+            for name in ("place_ones", "place_multi", "count_multi"):
+                file.create_dataset(name, (n,), h5py.vlen_dtype(np.int32), chunks=(1,))[:] = [np.zeros(0, np.int32)] * n
+            file["num_pix"] = 4
+    source = Hdf5Photons(tmp_path / "a.h5") if kind == "lists" else CxiSource(tmp_path / "a.h5")
+
+    def cpu_s(first):
+        began = time.process_time()
+        source.read(np.arange(first, first + 100))
+        return time.process_time() - began
+
+    cpu_s(0)
+    assert cpu_s(n - 100) < 3 * min(cpu_s(0) for _ in range(3)) + 0.05  # walking to it would take a second
 
 
 @pytest.mark.parametrize("compression", ["gzip", None])

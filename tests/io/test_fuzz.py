@@ -42,6 +42,7 @@ def test_the_watch_sees_what_it_is_for(child, tmp_path, monkeypatch):
     (tmp_path / "no.fuzz").write_bytes(b"nothing of the kind")
     assert child.ask("cxi", tmp_path / "no.fuzz") == "refused"
     assert child.ask("stumble", tmp_path / "no.fuzz").startswith("wrong KeyError")
+    assert child.ask("gorge", tmp_path / "no.fuzz").startswith("memory: 1.5 GiB")
     assert child.ask("die", tmp_path / "no.fuzz").startswith("crash")
     monkeypatch.setattr(fuzz, "PATIENCE_S", 0.3)
     assert child.ask("sleep", tmp_path / "no.fuzz") == "hang"

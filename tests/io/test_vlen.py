@@ -66,3 +66,18 @@ def test_a_heap_that_leads_to_itself_is_refused_before_hdf5_goes_round(tmp_path)
     refused = pytest.raises(InputError, match=r"b\.h5 is damaged \(a heap that leads to itself\)")
     with refused, open_hdf5(tmp_path / "b.h5"):
         pass
+
+
+@pytest.mark.parametrize("size", [2**32, 5_800_000_000, 2**62])
+def test_a_heap_of_names_larger_than_its_file_is_refused_before_hdf5_makes_room_for_it(tmp_path, size):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["group/number"] = 1
+    content = bytearray(path.read_bytes())
+    assert content[14] == 8 and content.count(b"HEAP\0\0\0\0") == 2
+    at = content.rindex(b"HEAP") + 8
+    content[at : at + 8] = size.to_bytes(8, "little")
+    (tmp_path / "b.h5").write_bytes(content)
+    refused = pytest.raises(InputError, match=r"b\.h5 is damaged \(a heap larger than the file\)")
+    with refused, open_hdf5(tmp_path / "b.h5") as file:
+        file.get("group/number")

@@ -31,6 +31,13 @@ LARGE_FRAME = 60_000
 """Pixels from which this pays; below, HDF5's cache of chunks serves small reads better."""
 
 MOST_CHUNK_BYTES = 2**26
+SLACK_BYTES = 2**16
+"""What filters may add to a chunk that they cannot make smaller, besides an eighth."""
+
+LARGEST_CHUNK_BYTES = 2**29
+CHUNKS_LOOKED_AT = 2**18
+"""A look at more would be felt when a file is opened."""
+
 AHEAD = 2
 """Chunks in flight per thread: bounds memory."""
 
@@ -73,6 +80,61 @@ def _filters(data: h5py.Dataset) -> list[int]:
 
 def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def raw_chunk(data: h5py.Dataset, corner: tuple[int, ...], what: str) -> tuple[bytes | memoryview, int]:
+    """A chunk's bytes as they lie in the file, and the filters it went without; no bytes where it was never written.
+
+    HDF5 tells a chunk's size beforehand only by a walk through all chunks before it; so it gets room for what a chunk
+    can have.
+
+    Raises
+    ------
+    InputError
+        If the chunk claims more than that.
+    """
+    try:
+        skipped, raw = data.id.read_direct_chunk(corner, out=np.empty(_most_bytes(data), np.uint8))
+    except ValueError as error:  # too small a room
+        raise _claims_too_much(what) from error
+    except RuntimeError as error:
+        if "not allocated" not in str(error):
+            raise
+        return b"", 0
+    return raw, int(skipped)
+
+
+def check_chunks(data: h5py.Dataset, what: str) -> None:
+    """Refuse a dataset whose chunks claim more bytes than they can have: HDF5 would first make room for them.
+
+    Raises
+    ------
+    InputError
+    """
+    if data.chunks is None or data.is_virtual:
+        return
+    size = math.prod(data.chunks) * data.dtype.itemsize
+    if size > LARGEST_CHUNK_BYTES:
+        raise InputError(f"{what} has chunks of {size / 2**30:.3g} GiB, too large to read: h5repack it to smaller")
+    most, looked_at, too_large = _most_bytes(data), itertools.count(1), []
+
+    def look(chunk: Any) -> bool | None:
+        if chunk.size > most:
+            too_large.append(chunk)
+        return True if too_large or next(looked_at) >= CHUNKS_LOOKED_AT else None  # None: go on
+
+    data.id.chunk_iter(look)
+    if too_large:
+        raise _claims_too_much(what)
+
+
+def _most_bytes(data: h5py.Dataset) -> int:
+    size: int = math.prod(data.chunks) * data.dtype.itemsize
+    return size + size // 8 + SLACK_BYTES
+
+
+def _claims_too_much(what: str) -> InputError:
+    return InputError(f"{what}: a chunk claims more bytes than it can have: the file is damaged; copy it again")
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,24 +180,15 @@ class ChunkReader:
             for corner in itertools.product(first, *rest):
                 if len(running) >= AHEAD * _usable_cores():
                     yield running.popleft().result()
-                running.append(self.pool.submit(self._expand, *self._raw(corner), corner, (lo, hi)))
+                raw, skipped = raw_chunk(self.data, corner, self.what)
+                running.append(self.pool.submit(self._expand, raw, skipped, corner, (lo, hi)))
             while running:
                 yield running.popleft().result()
         finally:
             for job in running:
                 job.cancel()
 
-    def _raw(self, corner: tuple[int, ...]) -> tuple[bytes, int]:
-        """A chunk's bytes, and the filters it went without; no bytes where it was never written."""
-        info = self.data.id.get_chunk_info_by_coord(corner)
-        if info.byte_offset is None or info.size == 0:
-            return b"", 0
-        if info.size > MOST_CHUNK_BYTES:
-            raise InputError(f"{self.what}: the chunk at {corner} claims {info.size:,} bytes: the file is damaged")
-        skipped, raw = self.data.id.read_direct_chunk(corner)
-        return raw, int(skipped)
-
-    def _expand(self, raw: bytes, skipped: int, corner: tuple[int, ...], span: tuple[int, int]) -> Lit:
+    def _expand(self, raw: bytes | memoryview, skipped: int, corner: tuple[int, ...], span: tuple[int, int]) -> Lit:
         """Lit pixels of one chunk, without those outside `span` and outside the frame; positions from frame span[0]."""
         chunks, shape = self.data.chunks, self.data.shape
         at, count = self._lit_of_chunk(raw, skipped) if raw else (np.zeros(0, np.int64), np.zeros(0, np.int32))
@@ -153,7 +206,7 @@ class ChunkReader:
             at = at * n + position
         return at[kept], count[kept]
 
-    def _lit_of_chunk(self, raw: bytes, skipped: int) -> Lit:
+    def _lit_of_chunk(self, raw: bytes | memoryview, skipped: int) -> Lit:
         """Position and value of what is not zero in a chunk."""
         size = math.prod(self.data.chunks) * self.data.dtype.itemsize
         shuffled = False
@@ -177,7 +230,7 @@ class ChunkReader:
         at = np.flatnonzero(values != 0)
         return at, values[at].astype(np.int32)
 
-    def _inflate(self, raw: bytes, size: int) -> bytes:
+    def _inflate(self, raw: bytes | memoryview, size: int) -> bytes:
         try:
             return zlib.decompressobj().decompress(raw, size + 1)
         except zlib.error as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import h5py
 
+from .chunks import check_chunks
 from .source import InputError
 
 NAMES = {
@@ -16,14 +17,16 @@ NAMES = {
 """Filters registered with the HDF Group."""
 
 
-def require_filters(path: Path, *datasets: h5py.Dataset) -> None:
+def require_readable(path: Path, *datasets: h5py.Dataset) -> None:
     """Make sure that these datasets can be decompressed; plugins are loaded only where one is needed.
 
     Raises
     ------
     InputError
-        If the plugin is not installed.
+        If the plugin is not installed, or chunks claim sizes that they cannot have.
     """
+    for dataset in datasets:
+        check_chunks(dataset, f"{path}: {dataset.name}")
     needed = {code for dataset in datasets for code in _filters(dataset)}
     if _missing(needed):
         _load_plugins()

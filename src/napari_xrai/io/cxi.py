@@ -13,7 +13,7 @@ from ..core.detector import detector_from_positions
 from ..core.frames import BAD, Detector, Frames
 from .batched import MOST_DENSE_PIXELS, BatchedSource, Rows, check_header, dense_frames, find_ids, open_hdf5
 from .chunks import photon_rows
-from .compression import require_filters
+from .compression import require_readable
 from .cxi_geometry import CxiExperiment
 from .cxi_mask import DETECTOR, read_mask
 from .glance import Glance
@@ -46,7 +46,7 @@ class CxiSource(BatchedSource):
             version = _version(file)
             super().__init__(f"CXI {version // 100}.{version // 10 % 10}", (path,), n_frames, shape)
             absent = check_view(path, data)
-            require_filters(path, data)
+            require_readable(path, data)
             self._dataset, self.ids = data.name, find_ids(file, n_frames)
             self._masks = read_mask(file, data, n_frames, version, absent)
             experiment = CxiExperiment(file, n_frames, shape, beam)

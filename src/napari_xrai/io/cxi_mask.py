@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.frames import BAD, GOOD, MERGE_ONLY
+from .chunks import check_chunks
 from .source import InputError
 
 # CXI 1.5 and later, section "mask": any of these bits makes a pixel unusable
@@ -122,6 +123,7 @@ def read_mask(
     merge_only: NDArray[np.bool_] = np.zeros(n_pixels, bool)
     mask = CxiMask(np.zeros(n_pixels, np.uint8))
     if node is not None:
+        check_chunks(node, f"{file.filename}: {node.name}")
         per_frame = node.ndim == data.ndim and node.shape[0] >= n_frames
         if int(np.prod(node.shape[1:] if per_frame else node.shape)) != n_pixels or node.dtype.kind not in "iu":
             raise InputError(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..core.frames import BAD, Detector, Frames
 from .batched import MOST_DENSE_PIXELS, BatchedSource, Rows, check_header, open_hdf5
-from .compression import require_filters
+from .compression import require_readable
 from .photons import Scale, find_scale
 from .source import Beam, InputError
 from .views import check_view
@@ -108,7 +108,7 @@ class Hdf5Frames(DenseSource):
             if not isinstance(data, h5py.Dataset) or data.shape is None:
                 raise InputError(f"{path} has no dataset {dataset}: choose one of those that it has")
             super().__init__(format, given or path, data.shape, data.dtype, beam, what)
-            require_filters(path, data)
+            require_readable(path, data)
             absent = check_view(path, data)
             if absent is not None:
                 n = int(absent.any(axis=1).sum())

@@ -1,8 +1,11 @@
-"""A check that HDF5 itself leaves out: with a heap of zeroed entries it never comes back from reading a string."""
+"""Checks that HDF5 itself leaves out: a heap of zeroed entries, from which it never comes back when it reads a string;
+and a heap of names larger than its file, for which it makes room all the same.
+"""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,16 +14,20 @@ from .source import InputError
 HEAP_MAGIC = b"GCOL\x01\0\0\0"
 """With its version and the bytes kept free: photons do not look like this by chance."""
 
+NAMES_MAGIC = b"HEAP\0\0\0\0"
+"""Of a local heap, which holds a group's names."""
+
 HEADER, ENTRY = 16, 16
 BYTES_LOOKED_AT = 2**24
 """Strings and attributes lie near the beginning; lists of photons have their own reader."""
 
 
 def check_heaps(path: Path) -> None:
-    """Refuse a file in whose heaps HDF5 would go round for ever.
+    """Refuse a file in whose heaps HDF5 would go round for ever, or for which it would take any amount of memory.
 
     A collection is a row of objects, each with its length; number 0 is the room that is left, and its length counts
-    itself (HDF5 File Format Specification 3.0, III.E). An object 0 of length 0 leads to itself.
+    itself (HDF5 File Format Specification 3.0, III.E). An object 0 of length 0 leads to itself. A local heap has the
+    size and the place of its data (III.D); it is looked at in files of 64-bit lengths, as nearly all are.
 
     Raises
     ------
@@ -31,20 +38,39 @@ def check_heaps(path: Path) -> None:
         status = path.stat()
     except OSError:
         return  # whoever opens it says what is wrong
-    if not _all_end(path, status.st_mtime_ns, status.st_size):
-        raise InputError(f"{path} is damaged (a heap that leads to itself): copy it again in full")
+    wrong = _wrong(path, status.st_mtime_ns, status.st_size)
+    if wrong:
+        raise InputError(f"{path} is damaged ({wrong}): copy it again in full")
 
 
 @lru_cache(maxsize=64)
-def _all_end(path: Path, changed_ns: int, size: int) -> bool:
+def _wrong(path: Path, changed_ns: int, size: int) -> str:
     with path.open("rb") as file:
         content = file.read(BYTES_LOOKED_AT)
-    at = content.find(HEAP_MAGIC)
+    if not all(_ends(content, at) for at in _all(content, HEAP_MAGIC)):
+        return "a heap that leads to itself"
+    if _has_long_lengths(content) and not all(_fits(content, at, size) for at in _all(content, NAMES_MAGIC)):
+        return "a heap larger than the file"
+    return ""
+
+
+def _has_long_lengths(content: bytes) -> bool:
+    """By the superblock (II.A), whose versions have this byte at two places."""
+    return len(content) > 14 and content[14 if content[8] < 2 else 10] == 8
+
+
+def _all(content: bytes, magic: bytes) -> Iterator[int]:
+    at = content.find(magic)
     while at >= 0:
-        if not _ends(content, at):
-            return False
-        at = content.find(HEAP_MAGIC, at + 1)
-    return True
+        yield at
+        at = content.find(magic, at + 1)
+
+
+def _fits(content: bytes, at: int, size: int) -> bool:
+    """Whether the data of the local heap at `at` can lie in a file of this size."""
+    if at + 32 > len(content):
+        return True
+    return bool(struct.unpack_from("<Q", content, at + 8)[0] <= size)
 
 
 def _ends(content: bytes, at: int) -> bool:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from ..core.detector import detector_from_panels, detector_from_positions, square_panel
 from ..core.frames import BAD, Detector
 from .batched import open_hdf5
-from .compression import require_filters
+from .chunks import check_chunks
+from .compression import require_readable
 from .dense import DenseSource
 from .glance import Glance
 from .nexus_geometry import beam_energy_eV, length_m, module_groups, module_pixels, nexus_text
@@ -71,6 +72,7 @@ class NexusSource(DenseSource):
             node = detector.get(name)
             if not str(name).startswith("pixel_mask") or not isinstance(node, h5py.Dataset) or node.ndim < 2:
                 continue
+            check_chunks(node, f"{self.what}: {node.name}")
             bits = np.asarray(node[:MASKS_READ] if node.ndim > len(self.shape) else node[()][None]).astype(np.int64)
             if bits[0].size != self.n_pixels:
                 raise InputError(f"{self.what}: {node.name} has shape {node.shape}, not a frame's: correct the mask")
@@ -177,7 +179,7 @@ def _frames(path: Path, entry: h5py.Group, detector: h5py.Group) -> dict[str, h5
 def _checked(path: Path, data: dict[str, h5py.Dataset]) -> dict[str, h5py.Dataset]:
     if len({(node.shape[1:], node.dtype) for node in data.values()}) != 1:
         raise InputError(f"{path}: its blocks of frames have different shapes: give them one by one")
-    require_filters(path, *data.values())
+    require_readable(path, *data.values())
     for name, node in data.items():
         absent = check_view(path, node)
         if absent is not None:

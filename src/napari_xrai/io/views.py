@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .batched import open_hdf5
-from .compression import require_filters
+from .compression import require_readable
 from .source import InputError
 
 
@@ -95,7 +95,7 @@ def _look_at(path: Path, data: h5py.Dataset, file_name: str, dataset: str) -> tu
             node = source.get(dataset)
             if not isinstance(node, h5py.Dataset):
                 return f"has no dataset {dataset}", ()
-            require_filters(found, node)
+            require_readable(found, node)
             return "", node.shape
     except InputError as error:
         if "compressed" in str(error):
