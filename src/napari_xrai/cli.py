@@ -7,7 +7,6 @@ are inside the commands, so that ``--help`` answers at once.
 from __future__ import annotations
 
 import json
-import math
 import signal
 import sys
 import time
@@ -21,9 +20,9 @@ from pydantic import ValidationError
 
 from . import __version__
 from .io.source import InputError
+from .terminal import closing_words, show_count, show_progress
 
 if TYPE_CHECKING:
-    from .core.frames import Snapshot
     from .io.source import FrameSource
     from .session import Session
     from .settings import Settings
@@ -150,7 +149,7 @@ def simulate(
     from .io.truth import truth_path
     from .simulation import write_simulation
 
-    _show_count(write_simulation(particle, out, preset, frames=frames, photons=photons, seed=seed))
+    show_count(write_simulation(particle, out, preset, frames=frames, photons=photons, seed=seed))
     print(f"{out}\n{truth_path(out)}")
 
 
@@ -231,7 +230,7 @@ def phase(
     from .session import usable_cores
 
     work = RunPhasing(run, starts, seed, threads=usable_cores())
-    _show_count(work.steps(), "starts")
+    show_count(work.steps(), "starts")
     print(work.summary)
 
 
@@ -284,7 +283,7 @@ def convert(
         "sources": [source], "detector": detector, "mask": mask, "energy_eV": energy, "distance_m": distance,
         "pixel_size_m": pixel_size, "polarization": polarization, "select": select, "binning": binning,
     }  # fmt: skip
-    _show_count(convert_files(_settings(None, {"input": given}).input, out))
+    show_count(convert_files(_settings(None, {"input": given}).input, out))
     print(out)
 
 
@@ -385,92 +384,14 @@ def _reconstruct(settings: Settings, out: Path, *, resume: bool, overwrite: bool
     print(getattr(session.source, "sentence", None) or describe(session.source).sentence, flush=True)
     _say_what_helps(session.source)
     with _stopped_by_signals(session) as signals:
-        _show_progress(session)
+        show_progress(session)
     snapshot = session.last_snapshot
     if snapshot is not None:
-        print(_closing_words(snapshot, out), flush=True)
+        print(closing_words(snapshot, out), flush=True)
     if signals:
         kept = "all is saved" if (out / "checkpoint").exists() else "too early for a checkpoint, so it will begin anew"
         print(f"interrupted: {kept}; go on with  napari-xrai reconstruct --resume --out {out}", flush=True)
         raise typer.Exit(INTERRUPTED)
-
-
-def _show_progress(session: Session) -> None:
-    """Iterate the session: a live bar on a terminal, a line every few seconds elsewhere."""
-    if not sys.stdout.isatty():
-        next_line = 0.0
-        for progress in session.run():
-            if time.monotonic() >= next_line:
-                done = "" if math.isnan(progress.fraction) else f"{100 * progress.fraction:3.0f} %  "
-                print(f"{done}{progress.phase:<20} {_pace(session)}", flush=True)
-                next_line = time.monotonic() + 5
-        return
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
-    columns = (
-        TextColumn("{task.description:<20}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[pace]}"),
-    )
-    with Progress(*columns) as bar:
-        task = bar.add_task("starting", total=1.0, pace="")
-        for progress in session.run():
-            known = not math.isnan(progress.fraction)
-            bar.update(
-                task, description=progress.phase, completed=progress.fraction if known else 0.0,
-                total=1.0 if known else None, pace=_pace(session),
-            )  # fmt: skip
-
-
-def _show_count(steps: Iterator[tuple[int, int]], what: str = "frames") -> None:
-    """Iterate work that counts: a live bar on a terminal, nothing elsewhere."""
-    from rich.progress import MofNCompleteColumn, Progress
-
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), disable=not sys.stdout.isatty()) as bar:
-        task = bar.add_task(what, total=None)
-        for done, total in steps:
-            bar.update(task, completed=done, total=total)
-
-
-def _pace(session: Session) -> str:
-    """Frames per second, log-likelihood, resolution and time left, as far as they are known."""
-    words = [f"{session.frames_per_s:,.0f} frames/s"]
-    snapshot = session.last_snapshot
-    if snapshot is not None:
-        if "log_likelihood" in snapshot.history and len(snapshot.history["log_likelihood"]):
-            words.append(f"log-likelihood {snapshot.history['log_likelihood'][-1]:.1f}")
-        if snapshot.resolution_A:
-            words.append(f"{snapshot.resolution_A:.1f} Å")
-        if snapshot.live:
-            words += _live_words(snapshot)
-    if session.time_left_s is not None:
-        minutes, seconds = divmod(round(session.time_left_s), 60)
-        words.append(f"{minutes}:{seconds:02d} left")
-    return " · ".join(words)
-
-
-def _live_words(snapshot: Snapshot) -> list[str]:
-    """Where a stream's frames went, and how old they were when they were used."""
-    n = snapshot.counters
-    words = [
-        f"received {n.received:,} = dropped {n.dropped:,} + not hit {n.not_hit:,} + junk {n.junk:,} + used {n.used:,}"
-    ]
-    if not math.isnan(snapshot.live["latency_s"]):
-        words.append(f"latency {snapshot.live['latency_s']:.1f} s")
-    return words
-
-
-def _closing_words(snapshot: Snapshot, out: Path) -> str:
-    counters = snapshot.counters
-    resolution = f"{snapshot.resolution_A:.1f} Å, " if snapshot.resolution_A else ""
-    phasing = f"density {snapshot.phasing.verdict}: {snapshot.phasing.reason}\n" if snapshot.phasing else ""
-    trust = snapshot.trust if snapshot.verdict != "failed" else None
-    outlook = f"{trust.forecast.sentence}\n{trust.coverage.sentence}\n" if trust is not None else ""
-    return (
-        f"{snapshot.verdict}: {resolution}{snapshot.reason}\n{phasing}{outlook}"
-        f"{counters.used:,} of {counters.received:,} frames used; everything is in {out}/"
-    )
 
 
 @contextmanager

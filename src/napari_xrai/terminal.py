@@ -1,0 +1,93 @@
+"""What the terminal shows: progress while work goes on, and words at its end."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .core.frames import Snapshot
+    from .session import Session
+
+
+def show_progress(session: Session) -> None:
+    """Iterate the session: a live bar on a terminal, a line every few seconds elsewhere."""
+    if not sys.stdout.isatty():
+        next_line = 0.0
+        for progress in session.run():
+            if time.monotonic() >= next_line:
+                done = "" if math.isnan(progress.fraction) else f"{100 * progress.fraction:3.0f} %  "
+                print(f"{done}{progress.phase:<20} {_pace(session)}", flush=True)
+                next_line = time.monotonic() + 5
+        return
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    columns = (
+        TextColumn("{task.description:<20}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[pace]}"),
+    )
+    with Progress(*columns) as bar:
+        task = bar.add_task("starting", total=1.0, pace="")
+        for progress in session.run():
+            known = not math.isnan(progress.fraction)
+            bar.update(
+                task, description=progress.phase, completed=progress.fraction if known else 0.0,
+                total=1.0 if known else None, pace=_pace(session),
+            )  # fmt: skip
+
+
+def show_count(steps: Iterator[tuple[int, int]], what: str = "frames") -> None:
+    """Iterate work that counts: a live bar on a terminal, nothing elsewhere."""
+    from rich.progress import MofNCompleteColumn, Progress
+
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), disable=not sys.stdout.isatty()) as bar:
+        task = bar.add_task(what, total=None)
+        for done, total in steps:
+            bar.update(task, completed=done, total=total)
+
+
+def _pace(session: Session) -> str:
+    """Frames per second, log-likelihood, resolution and time left, as far as they are known."""
+    words = [f"{session.frames_per_s:,.0f} frames/s"]
+    snapshot = session.last_snapshot
+    if snapshot is not None:
+        if "log_likelihood" in snapshot.history and len(snapshot.history["log_likelihood"]):
+            words.append(f"log-likelihood {snapshot.history['log_likelihood'][-1]:.1f}")
+        if snapshot.resolution_A:
+            words.append(f"{snapshot.resolution_A:.1f} Å")
+        if snapshot.live:
+            words += _live_words(snapshot)
+    if session.time_left_s is not None:
+        minutes, seconds = divmod(round(session.time_left_s), 60)
+        words.append(f"{minutes}:{seconds:02d} left")
+    return " · ".join(words)
+
+
+def _live_words(snapshot: Snapshot) -> list[str]:
+    """Where a stream's frames went, and how old they were when they were used."""
+    n = snapshot.counters
+    words = [
+        f"received {n.received:,} = dropped {n.dropped:,} + not hit {n.not_hit:,} + junk {n.junk:,} + used {n.used:,}"
+    ]
+    if not math.isnan(snapshot.live["latency_s"]):
+        words.append(f"latency {snapshot.live['latency_s']:.1f} s")
+    return words
+
+
+def closing_words(snapshot: Snapshot, out: Path) -> str:
+    """What came of a reconstruction, and where it is."""
+    counters = snapshot.counters
+    resolution = f"{snapshot.resolution_A:.1f} Å, " if snapshot.resolution_A else ""
+    phasing = f"density {snapshot.phasing.verdict}: {snapshot.phasing.reason}\n" if snapshot.phasing else ""
+    trust = snapshot.trust if snapshot.verdict != "failed" else None
+    outlook = f"{trust.forecast.sentence}\n{trust.coverage.sentence}\n" if trust is not None else ""
+    return (
+        f"{snapshot.verdict}: {resolution}{snapshot.reason}\n{phasing}{outlook}"
+        f"{counters.used:,} of {counters.received:,} frames used; everything is in {out}/"
+    )
