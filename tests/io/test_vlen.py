@@ -78,6 +78,6 @@ def test_a_heap_of_names_larger_than_its_file_is_refused_before_hdf5_makes_room_
     at = content.rindex(b"HEAP") + 8
     content[at : at + 8] = size.to_bytes(8, "little")
     (tmp_path / "b.h5").write_bytes(content)
-    refused = pytest.raises(InputError, match=r"b\.h5 is damaged \(a heap larger than the file\)")
+    refused = pytest.raises(InputError, match=r"b\.h5 is damaged \(a heap of names larger than the file\)")
     with refused, open_hdf5(tmp_path / "b.h5") as file:
         file.get("group/number")

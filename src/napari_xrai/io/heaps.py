@@ -1,5 +1,5 @@
-"""Checks that HDF5 itself leaves out: a heap of zeroed entries, from which it never comes back when it reads a string;
-and a heap of names larger than its file, for which it makes room all the same.
+"""Checks that HDF5 itself leaves out, before it opens a file: with a heap of zeroed entries it never comes back from
+reading a string. What else it takes on trust is in `hdf5_walk`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
+from .hdf5_walk import find_fault
 from .source import InputError
 
 HEAP_MAGIC = b"GCOL\x01\0\0\0"
 """With its version and the bytes kept free: photons do not look like this by chance."""
-
-NAMES_MAGIC = b"HEAP\0\0\0\0"
-"""Of a local heap, which holds a group's names."""
 
 HEADER, ENTRY = 16, 16
 BYTES_LOOKED_AT = 2**24
@@ -23,16 +21,15 @@ BYTES_LOOKED_AT = 2**24
 
 
 def check_heaps(path: Path) -> None:
-    """Refuse a file in whose heaps HDF5 would go round for ever, or for which it would take any amount of memory.
+    """Refuse a file in whose heaps HDF5 would go round for ever, or in which it would trust a size that cannot be.
 
     A collection is a row of objects, each with its length; number 0 is the room that is left, and its length counts
-    itself (HDF5 File Format Specification 3.0, III.E). An object 0 of length 0 leads to itself. A local heap has the
-    size and the place of its data (III.D); it is looked at in files of 64-bit lengths, as nearly all are.
+    itself (HDF5 File Format Specification 3.0, III.E). An object 0 of length 0 leads to itself.
 
     Raises
     ------
     InputError
-        If there is one.
+        If there is such a fault.
     """
     try:
         status = path.stat()
@@ -47,16 +44,9 @@ def check_heaps(path: Path) -> None:
 def _wrong(path: Path, changed_ns: int, size: int) -> str:
     with path.open("rb") as file:
         content = file.read(BYTES_LOOKED_AT)
-    if not all(_ends(content, at) for at in _all(content, HEAP_MAGIC)):
-        return "a heap that leads to itself"
-    if _has_long_lengths(content) and not all(_fits(content, at, size) for at in _all(content, NAMES_MAGIC)):
-        return "a heap larger than the file"
-    return ""
-
-
-def _has_long_lengths(content: bytes) -> bool:
-    """By the superblock (II.A), whose versions have this byte at two places."""
-    return len(content) > 14 and content[14 if content[8] < 2 else 10] == 8
+        if not all(_ends(content, at) for at in _all(content, HEAP_MAGIC)):
+            return "a heap that leads to itself"
+        return find_fault(file, size)
 
 
 def _all(content: bytes, magic: bytes) -> Iterator[int]:
@@ -64,13 +54,6 @@ def _all(content: bytes, magic: bytes) -> Iterator[int]:
     while at >= 0:
         yield at
         at = content.find(magic, at + 1)
-
-
-def _fits(content: bytes, at: int, size: int) -> bool:
-    """Whether the data of the local heap at `at` can lie in a file of this size."""
-    if at + 32 > len(content):
-        return True
-    return bool(struct.unpack_from("<Q", content, at + 8)[0] <= size)
 
 
 def _ends(content: bytes, at: int) -> bool:

@@ -162,7 +162,7 @@ def _frames(path: Path, entry: h5py.Group, detector: h5py.Group) -> dict[str, h5
         node = holder.get("data") if isinstance(holder, h5py.Group) else None
         if isinstance(node, h5py.Dataset) and node.ndim in (3, 4):
             return _checked(path, {f"{holder.name}/data": node})
-    names = sorted(n for n in group if n.startswith("data_")) if isinstance(group, h5py.Group) else []
+    names = sorted(n for n in map(str, group) if n.startswith("data_")) if isinstance(group, h5py.Group) else []
     found = {f"{group.name}/{name}": group.get(name) for name in names}
     gone = [name for name, node in found.items() if not isinstance(node, h5py.Dataset)]
     if gone:
