@@ -19,6 +19,8 @@ import pytest
 from napari_xrai.core.frames import Volume
 from napari_xrai.io.source import InputError
 from napari_xrai.run import RunFolder, read_run
+from napari_xrai.run_lock import only_writer
+from napari_xrai.run_result import read_pose_columns
 from napari_xrai.settings import EngineSettings, Settings
 from toy import ToyReconstruction, ToySource
 
@@ -130,6 +132,58 @@ def test_a_torn_last_line_is_ignored_and_dropped_on_resume(folder):
     assert read_run(folder.path).metrics == [{"time_s": 1.0}, {"time_s": 3.0}]
 
 
+def test_a_line_torn_in_the_middle_costs_no_other(folder):
+    (folder.path / "metrics.jsonl").write_bytes(
+        b'{"time_s": 1.0}\n{"time_s": 2.{"time_s": 3.0}\n\xff\n7\n{"time_s": 4.0}\n'
+    )
+    assert read_run(folder.path).metrics == [{"time_s": 1.0}, {"time_s": 4.0}]
+
+
+def test_a_result_without_a_checkpoint_is_not_resumed_over(folder, snapshot):
+    folder.write_result(snapshot, "toy.emc", poses=True)
+    with pytest.raises(InputError, match=r"holds a result but no checkpoint.*--overwrite"):
+        folder.check(resume=True)
+    with pytest.raises(InputError, match="--resume and --overwrite contradict each other"):
+        folder.check(resume=True, overwrite=True)
+    folder.write_checkpoint({"a": np.zeros(3)}, {})
+    folder.check(resume=True)
+
+
+def test_a_folder_has_one_writer(tmp_path):
+    with only_writer(tmp_path / "new" / "run"):
+        refused = pytest.raises(
+            InputError, match=rf"run is being written by process {os.getpid()} on .*: stop that run"
+        )
+        with refused, only_writer(tmp_path / "new" / "run"):
+            pass
+        (tmp_path / "new" / "run" / "settings.json").touch()
+    assert [p.name for p in (tmp_path / "new" / "run").iterdir()] == ["settings.json"]
+    with only_writer(tmp_path / "new" / "run"):
+        pass
+    with only_writer(tmp_path / "empty"):
+        pass
+    assert not (tmp_path / "empty").exists()  # as it was not before
+
+
+def test_the_lock_of_a_killed_writer_is_none(tmp_path):
+    script = f"""
+from pathlib import Path
+from napari_xrai.run_lock import only_writer
+with only_writer(Path({str(tmp_path)!r})):
+    print("here", flush=True)
+    input()
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"here\n"
+        with pytest.raises(InputError, match=f"written by process {other.pid}"), only_writer(tmp_path):
+            pass
+        other.kill()
+    assert list(tmp_path.iterdir())  # its file is left behind
+    with only_writer(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_checkpoint_comes_back_and_unchanged_blocks_are_not_written_again(folder, monkeypatch):
     monkeypatch.setattr("napari_xrai.run.ROWS_PER_BLOCK", 65_536)
     assert folder.read_checkpoint() is None
@@ -182,6 +236,11 @@ def test_a_foreign_hdf5_file_is_no_result(tmp_path):
     (tmp_path / "text.h5").write_text("hello")
     with pytest.raises(InputError, match="cannot be read as HDF5"):
         read_run(tmp_path / "text.h5")
+    for path in (tmp_path / "other.h5", tmp_path / "none.h5"):
+        with pytest.raises(InputError, match=r"other\.h5 holds no poses|none\.h5 is not there yet"):
+            read_pose_columns(path)
+    with pytest.raises(InputError, match=r"text\.h5 cannot be read as HDF5: it is damaged"):
+        read_pose_columns(tmp_path / "text.h5")
     with pytest.raises(InputError, match="no such file"):
         read_run(tmp_path / "none.h5")
     with pytest.raises(InputError, match="no run folder"):

@@ -232,6 +232,17 @@ def test_a_run_does_not_go_on_with_other_frames(engine, tmp_path):
     Session(ToySource(), began, tmp_path / "run", resume=True)
 
 
+def test_a_second_run_does_not_write_into_the_first_ones_folder(engine, tmp_path):
+    first = new_session(tmp_path / "run")
+    steps = first.run()
+    next(steps)
+    second = Session(ToySource(), Settings(), tmp_path / "run", overwrite=True)
+    with pytest.raises(InputError, match="run is being written by process"):
+        next(second.run())
+    steps.close()
+    list(second.run())
+
+
 def test_the_demo_spares_what_it_did_not_make(engine, tmp_path):
     list(new_session(tmp_path / "run").run())
     before = (tmp_path / "run" / "reconstruction.h5").read_bytes()

@@ -389,8 +389,11 @@ def _reconstruct(settings: Settings, out: Path, *, resume: bool, overwrite: bool
     if snapshot is not None:
         print(closing_words(snapshot, out), flush=True)
     if signals:
-        kept = "all is saved" if (out / "checkpoint").exists() else "too early for a checkpoint, so it will begin anew"
-        print(f"interrupted: {kept}; go on with  napari-xrai reconstruct --resume --out {out}", flush=True)
+        kept = f"all is saved; go on with  napari-xrai reconstruct --resume --out {out}"
+        if not (out / "checkpoint").exists():
+            again = f"napari-xrai reconstruct --config {out / 'settings.json'} --overwrite --out {out}"
+            kept = f"too early for a checkpoint; begin again with  {again}"
+        print(f"interrupted: {kept}", flush=True)
         raise typer.Exit(INTERRUPTED)
 
 

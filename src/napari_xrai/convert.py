@@ -18,7 +18,8 @@ from .io.lattice import in_rows, polarization_of
 from .io.open import classify, open_source
 from .io.pose_table import write_pose_table
 from .io.source import Beam, InputError
-from .run import read_pose_columns, read_run, write_density, write_intensity
+from .run import read_run, write_density, write_intensity
+from .run_result import read_pose_columns
 from .settings import InputSettings
 
 BLOCK_PIXELS = 8_000_000

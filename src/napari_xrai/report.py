@@ -23,7 +23,8 @@ from .io.atomic import replacing
 from .io.source import InputError
 from .report_curves import Axis, Level, Series, bars, plot
 from .report_pictures import Picture, beam_directions, density_views, intensity_sections, pose_map
-from .run import RESULT, SETTINGS, SavedRun, beside_result, read_run
+from .run import SETTINGS, SavedRun, beside_result, read_run
+from .run_result import RESULT
 
 PAGE = "report.html"
 LIBRARIES = ("numpy", "scipy", "torch", "numba", "h5py")

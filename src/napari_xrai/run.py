@@ -17,10 +17,9 @@ import hashlib
 import io
 import json
 import shutil
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +28,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from . import __version__
-from .core.frames import STATUS_NAMES, Counters, Phasing, Poses, Progress, Snapshot, Volume
+from .core.frames import Phasing, Snapshot, Volume
 from .io.atomic import replacing, unwritable
 from .io.mrc import write_mrc
 from .io.source import InputError
-from .run_trust import get_phasing, get_trust, put_trust
+from .run_result import FORMAT_VERSION, RESULT, put_density, put_poses, put_snapshot, read_result
 from .settings import Settings
 
-FORMAT_VERSION = 1
-RESULT, SETTINGS, METRICS, CHECKPOINT = "reconstruction.h5", "settings.json", "metrics.jsonl", "checkpoint"
+SETTINGS, METRICS, CHECKPOINT = "settings.json", "metrics.jsonl", "checkpoint"
 MAPS = ("intensity.mrc", "density.mrc")
 
 ROWS_PER_BLOCK = 2**20
@@ -91,26 +88,31 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file: choose a folder for the run")
+        if resume and overwrite:
+            raise InputError("--resume and --overwrite contradict each other: give one of them")
         if resume and not is_run(self.path):
             raise InputError(f"{self.path} holds no run to resume: leave out --resume to start one")
+        if resume and (self.path / RESULT).exists() and not (self.path / CHECKPOINT).exists():
+            raise InputError(
+                f"{self.path} holds a result but no checkpoint to go on from: replace it with --overwrite, or choose "
+                "another folder"
+            )
         if is_run(self.path) and not (resume or overwrite):
             raise InputError(
                 f"{self.path} holds a run already: continue it with --resume or replace it with --overwrite"
             )
 
     def start(self, settings: Settings, *, resume: bool = False, overwrite: bool = False) -> None:
-        """Make the folder, free of an old run unless that is resumed, and write settings.json."""
+        """Free the folder of an old run unless that is resumed, and write settings.json.
+
+        To be done by its `only_writer`.
+        """
         self.check(resume=resume, overwrite=overwrite)
         if not resume:
             self.clear()
         elif (self.path / METRICS).exists():
             _drop_torn_line(self.path / METRICS)
-        try:
-            _write_file(self.path / SETTINGS, settings.model_dump_json(indent=1).encode())
-        except InputError:
-            with suppress(OSError):  # not empty: it was the user's before
-                self.path.rmdir()
-            raise
+        _write_file(self.path / SETTINGS, settings.model_dump_json(indent=1).encode())
 
     def clear(self) -> None:
         """Make the folder if need be, and remove the files of a run from it, nothing else."""
@@ -143,9 +145,9 @@ class RunFolder:
         """
         image = io.BytesIO()
         with h5py.File(image, "w") as file:
-            _put_snapshot(file, snapshot, source)
+            put_snapshot(file, snapshot, source)
             if poses or not self._carry_poses(file):
-                _put_poses(file, snapshot.poses, identity or {}, source)
+                put_poses(file, snapshot.poses, identity or {}, source)
         _write_file(self.path / RESULT, image.getbuffer())
 
     def write_maps(self, snapshot: Snapshot) -> None:
@@ -230,11 +232,11 @@ def read_run(path: Path) -> SavedRun:
     if path.is_dir():
         if not is_run(path):
             raise InputError(f"{path} is no run folder: it holds no {RESULT}")
-        snapshot, about = _read_result(path / RESULT)
+        snapshot, about = read_result(path / RESULT)
         return SavedRun(path, snapshot, _read_settings(path / SETTINGS), read_metrics(path), **about)
     if not path.exists():
         raise InputError(f"no such file or folder: {path}")
-    snapshot, about = _read_result(path)
+    snapshot, about = read_result(path)
     return SavedRun(path, snapshot, None, [], **about)
 
 
@@ -273,150 +275,29 @@ def write_phasing(run: SavedRun, density: Volume | None, phasing: Phasing) -> No
         for name in old["resolution"]:
             if name != "phasing":
                 old.copy(f"resolution/{name}", curves)
-        _put_density(file, density, phasing)
+        put_density(file, density, phasing)
     _write_file(path, image.getbuffer())
     write_density(density, beside_result(run.path, "density.mrc"))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The reports of a run folder so far; a last line still being written is left out."""
+    """The reports of a run folder so far; a line still being written, or torn by a crash, is left out."""
     try:
         lines = (path / METRICS).read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:
         return []
+    return [report for line in lines if (report := _report_in(line)) is not None]
+
+
+def _report_in(line: bytes) -> dict[str, Any] | None:
     try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise InputError(f"{path / METRICS} is damaged: line {len(lines)} or before is no JSON") from error
+        report = json.loads(line)
+    except ValueError:
+        return None
+    return report if isinstance(report, dict) else None
 
 
-# ---- reconstruction.h5
-
-
-def _put_snapshot(file: h5py.File, snapshot: Snapshot, source: str) -> None:
-    file.attrs.update(format_version=FORMAT_VERSION, created_by=f"napari-xrai {__version__}", source=source)
-    _put_volume(file, "intensity/volume", snapshot.intensity)
-    file["intensity/weight"] = snapshot.weight.data.astype(np.float32)
-    _put_density(file, snapshot.density, snapshot.phasing)
-    if snapshot.trust is not None:
-        put_trust(file, snapshot.trust)
-    status = file.create_dataset("frames/status", data=snapshot.status.astype(np.uint8))
-    status.attrs.update({name: value for value, name in STATUS_NAMES.items()})
-    for kind, curves in (("history", snapshot.history), ("shells", snapshot.shells)):
-        group = file.create_group(f"resolution/{kind}")
-        for name, curve in curves.items():
-            group[name] = curve
-    progress = file.create_group("progress")
-    progress.attrs.update(vars(snapshot.progress))
-    progress.attrs.update(verdict=snapshot.verdict, reason=snapshot.reason)
-    if snapshot.resolution_A is not None:
-        progress.attrs["resolution_A"] = snapshot.resolution_A
-    file.create_group("counters").attrs.update(vars(snapshot.counters))
-    file.create_group("facts").attrs.update(snapshot.facts)
-
-
-def _put_volume(file: h5py.File, name: str, volume: Volume) -> None:
-    dataset = file.create_dataset(name, data=volume.data.astype(np.float32))
-    dataset.attrs.update(voxel_size=volume.voxel_size, units=volume.units)
-
-
-def _put_density(file: h5py.File, density: Volume | None, phasing: Phasing | None) -> None:
-    if density is not None:
-        _put_volume(file, "density/volume", density)
-    if phasing is not None:
-        group = file.create_group("resolution/phasing")
-        for name, value in vars(phasing).items():
-            if name not in ("curves", "local_resolution"):
-                group.attrs[name] = value
-        if phasing.local_resolution is not None:
-            _put_volume(file, "density/local_resolution", phasing.local_resolution)
-        for name, curve in phasing.curves.items():
-            group[name] = curve
-
-
-def _put_poses(file: h5py.File, poses: Poses, identity: Mapping[str, NDArray[Any]], source: str) -> None:
-    for name, column in vars(poses).items():
-        file[f"poses/{name}"] = column.astype({"frame": np.int64, "modes": np.uint8}.get(name, np.float32))
-    for name, column in identity.items():
-        if name == "frame":  # where it was before a selection
-            file["poses/frame"][:] = column
-        else:
-            file[f"poses/{name}"] = column
-    if "file" in identity:
-        file["poses/file"].attrs["names"] = source.split("\n")
-
-
-def read_pose_columns(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
-    """Every column of /poses of a run folder or result file, and the names that its column `file` counts.
-
-    Raises
-    ------
-    InputError
-        If there are no poses.
-    """
-    path = path / RESULT if path.is_dir() else path
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            n = len(file["poses/frame"])
-            # a column that the engine did not fill is empty
-            columns = {name: column[()] for name, column in file["poses"].items() if len(column) == n}
-            names = file["poses/file"].attrs["names"] if "file" in columns else []
-    except (OSError, KeyError, TypeError, RuntimeError) as error:
-        raise InputError(f"{path} holds no poses: let the run finish, or give another") from error
-    if not n or "quaternion" not in columns:
-        raise InputError(f"{path} holds no poses: let the run finish, or give another")
-    return columns, [str(name) for name in names]
-
-
-def _read_result(path: Path) -> tuple[Snapshot | None, dict[str, Any]]:
-    """The snapshot in a result file, and where it came from; None while there is none.
-
-    A file replaced under the reader is read again.
-    """
-    for attempt in range(5):
-        try:
-            with h5py.File(path, "r", locking=False) as file:
-                about = {"sources": str(file.attrs["source"]).splitlines(), "created_by": str(file.attrs["created_by"])}
-                return _get_snapshot(file), about
-        except FileNotFoundError:
-            return None, {}
-        except (OSError, RuntimeError) as error:  # a shared file system may lose the replaced file mid-read
-            failure: Exception = error
-            time.sleep(0.1 * attempt)
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{path} is no result of napari-xrai: {error.args[0]}") from error
-    raise InputError(f"{path} cannot be read as HDF5: it is damaged or no result of napari-xrai") from failure
-
-
-def _get_snapshot(file: h5py.File) -> Snapshot:
-    def plain(name: str) -> dict[str, Any]:
-        return {k: v.item() if isinstance(v, np.generic) else v for k, v in file[name].attrs.items()}
-
-    intensity = _get_volume(file, "intensity/volume")
-    progress = plain("progress")
-    about = {name: progress.pop(name, None) for name in ("verdict", "reason", "resolution_A")}
-    return Snapshot(
-        intensity=intensity,
-        weight=Volume(file["intensity/weight"][()], intensity.voxel_size, intensity.units),
-        density=_get_volume(file, "density/volume") if "density/volume" in file else None,
-        poses=Poses(**{f.name: file["poses"][f.name][()] for f in fields(Poses) if f.name in file["poses"]}),
-        status=file["frames/status"][()],
-        history={name: curve[()] for name, curve in file["resolution/history"].items()},
-        shells={name: curve[()] for name, curve in file["resolution/shells"].items()},
-        counters=Counters(**plain("counters")),
-        progress=Progress(**progress),
-        facts=plain("facts"),
-        phasing=get_phasing(
-            file, _get_volume(file, "density/local_resolution") if "density/local_resolution" in file else None
-        ),
-        trust=get_trust(file, intensity),
-        **about,
-    )
-
-
-def _get_volume(file: h5py.File, name: str) -> Volume:
-    dataset = file[name]
-    return Volume(dataset[()], float(dataset.attrs["voxel_size"]), str(dataset.attrs["units"]))
+# ---- plain files
 
 
 def _read_settings(path: Path) -> Settings | None:
@@ -426,9 +307,6 @@ def _read_settings(path: Path) -> Settings | None:
         return None
     except ValidationError as error:
         raise InputError(f"{path} holds no settings of napari-xrai: {error.errors()[0]['msg']}") from error
-
-
-# ---- plain files
 
 
 def write_intensity(intensity: Volume, path: Path) -> None:

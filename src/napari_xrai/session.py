@@ -23,6 +23,7 @@ from .core.frames import GOOD, Detector, Frames, Phasing, Progress, Snapshot, Vo
 from .io.source import FrameSource, InputError
 from .remembered import remember
 from .run import RunFolder, read_metrics, read_run
+from .run_lock import only_writer
 from .settings import EngineSettings, Settings
 
 if TYPE_CHECKING:
@@ -121,8 +122,9 @@ class Session:
                 live = self.settings.stream.live
                 engine = make_reconstruction(self._detector, self.settings.engine, self._n_frames(), live)
                 self._phasing = _LivePhasing()
-                self._begin(engine)
-                yield from self._steps(engine)
+                with only_writer(self.out):
+                    self._begin(engine)
+                    yield from self._steps(engine)
             self.state = "done"
         except GeneratorExit:
             self.state = "done"
