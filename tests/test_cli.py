@@ -100,7 +100,13 @@ def test_help_is_quick():
         (["serve", "cube", "--rate", "0"], "--rate must be a positive number"),
         (["reconstruct"], "no frames given"),
         (["reconstruct", "--resume"], "--resume needs the run folder"),
-        (["reconstruct", "--resume", "--out", "none"], "none/settings.json cannot be read"),
+        (["reconstruct", "--resume", "--out", "none"], "none holds no run to resume: check the name"),
+        (["reconstruct", "x.emc", "--energy", "0"], r"--energy: .*greater than 0"),
+        (["reconstruct", "x.emc", "--config", "."], r"\. cannot be read .*: give the settings\.json of a run"),
+        (["reconstruct", "x.emc", "--config", sys.executable], "is no JSON: give the settings.json of a run"),
+        (["info", "none.emc", "--field"], "No such option"),
+        (["info", ".", "--mask", "."], "holds no frames"),
+        (["compare", ".", "."], "is no run folder"),
         (["reconstruct", "none.emc"], "none.emc does not exist"),
         (["info", "none.emc"], "none.emc does not exist"),
         (["compare", "none", "none.h5"], "no such file or folder: none"),
@@ -179,6 +185,22 @@ def test_a_run_folder_is_kept_unless_told_otherwise(cli, toy, frames):
     assert "--overwrite" in err
     assert cli("reconstruct", frames, "--out", "run", "--overwrite", "--seed", "2")[0] == 0
     assert read_run(Path("run")).settings.engine.seed == 2
+
+
+def test_what_is_not_meant_for_a_command_is_said(cli, toy, frames, tmp_path):
+    assert cli("reconstruct", frames, "--out", "run", "--field", "VOXEL", "--polarization", "X")[0] == 0
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["engine"]["field"] == "voxel"
+    for arguments, said in (
+        (("info", "run"), "run is a run, not frames: see it with napari-xrai report run"),
+        (("info", frames, "--mask", "."), r"\. is a folder: give the mask file"),
+        (("info", frames, "--detector", "run"), "run is a folder: give the detector file"),
+        (("compare", frames, frames), r"frames\.cxi is no result of napari-xrai: give a run folder, or its"),
+        (("compare", "run", "run"), "run is a folder: give the truth file"),
+        (("reconstruct", frames, "--out", "run", "--resume", "--overwrite"), "contradict each other: give one"),
+        (("convert", "run", "nowhere/poses.csv"), "cannot be written .*: make the folder nowhere first"),
+    ):
+        status, _, err = cli(*arguments)
+        assert status == 2 and is_one_line(err) and re.search(said, err), err
 
 
 def test_a_run_can_be_run_again_from_its_settings(cli, toy, frames):

@@ -8,11 +8,12 @@ import pytest
 
 from napari_xrai.compare import SHELLS, compare_with_truth, comparison_table
 from napari_xrai.core import rotations as rot
-from napari_xrai.core.frames import Poses, Volume
+from napari_xrai.core.frames import Counters, Poses, Volume
 from napari_xrai.core.simulate import Truth
 from napari_xrai.core.symmetry import point_group
 from napari_xrai.io.source import InputError
 from napari_xrai.run import SavedRun
+from napari_xrai.settings import InputSettings, Settings
 from toy import ToyReconstruction, ToySource
 
 N, SIDE = 300, 67
@@ -167,3 +168,22 @@ def test_frames_that_another_program_left_out_do_not_count(truth):
     voxels = replace(truth, intensity=replace(truth.intensity, units="detector_voxel"))
     with pytest.raises(InputError, match="compare a run without photon energy"):
         compare_with_truth(run_with(truth.intensity, poses), voxels, "output_030.h5")
+
+
+def test_the_truth_of_another_experiment_is_refused_or_doubted(truth):
+    rng = np.random.default_rng(3)
+    wrong = run_with(truth.intensity, rot.random_rotations(N, rng))
+    result = compare_with_truth(wrong, truth, "truth.h5")
+    assert "no better than chance" in result.note and "truth.h5 is of other frames" in result.as_json()["note"]
+    right = compare_with_truth(run_with(truth.intensity, truth.rotation), truth, "truth.h5")
+    assert right.note == "" and "note" not in right.as_json()
+    near = replace(truth, intensity=replace(truth.intensity, voxel_size=VOXEL / 10))
+    with pytest.raises(InputError, match=r"run reaches to \|q\| = .*truth\.h5 to .* different experiments"):
+        compare_with_truth(run_with(truth.intensity, truth.rotation), near, "truth.h5")
+    run = run_with(truth.intensity, truth.rotation[:200], np.arange(200))
+    done = replace(run.snapshot, progress=replace(run.snapshot.progress, fraction=1.0))
+    whole = replace(run, snapshot=replace(done, counters=Counters(received=200, used=200)), settings=Settings())
+    with pytest.raises(InputError, match=r"run is of 200 frames, truth\.h5 of 300: give the truth of these frames"):
+        compare_with_truth(whole, truth, "truth.h5")
+    part = replace(whole, settings=Settings(input=InputSettings(select="0:200")))
+    assert compare_with_truth(part, truth, "truth.h5").frames == 200

@@ -31,6 +31,14 @@ INTERRUPTED = 130
 STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 """A closed terminal (SIGHUP) saves as Ctrl-C does; Windows has none."""
 
+OPTIONS = {
+    "energy_eV": "energy", "distance_m": "distance", "pixel_size_m": "pixel-size", "replay_hz": "replay",
+    "idle_timeout_s": "idle-timeout", "socket": "stream-socket", "data": "stream-data", "axes": "stream-axes",
+}  # fmt: skip
+"""Settings whose option has another name."""
+
+LONGEST_QUOTED = 60
+
 app = typer.Typer(
     name="napari-xrai",
     help="X-ray single-particle imaging: from diffraction frames to a 3D structure.",
@@ -337,6 +345,8 @@ def _start(
         raise InputError("--out names the current folder, which holds other files: name a new one, or leave it out")
     if resume and out is None:
         raise InputError("--resume needs the run folder: give it with --out")
+    if resume and out is not None and not (out / "settings.json").is_file():
+        raise InputError(f"{out} holds no run to resume: check the name, or leave out --resume to start one")
     base = config or (out / "settings.json" if resume and out is not None else None)
     settings = _settings(base, given)
     if not settings.input.sources and settings.stream.address is None:
@@ -353,12 +363,16 @@ def _settings(base: Path | None, given: dict[str, dict[str, Any]]) -> Settings:
     try:
         known = Settings.model_validate_json(base.read_bytes()) if base else Settings()
     except OSError as error:
-        raise InputError(f"{base} cannot be read: {error.strerror}") from error
+        raise InputError(f"{base} cannot be read ({error.strerror}): give the settings.json of a run") from error
     except ValidationError as error:
+        if error.errors()[0]["type"] == "json_invalid":
+            raise InputError(f"{base} is no JSON: give the settings.json of a run") from error
         raise InputError(f"{base}: {_first_problem(error)}") from error
     tree = known.model_dump()
     for branch, options in given.items():
         tree[branch].update({name: value for name, value in options.items() if value not in (None, [])})
+    for branch, name in (("engine", "field"), ("engine", "device"), ("input", "polarization")):
+        tree[branch][name] = tree[branch][name] and tree[branch][name].lower()
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
@@ -367,9 +381,11 @@ def _settings(base: Path | None, given: dict[str, dict[str, Any]]) -> Settings:
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
-    name = "--" + str(problem["loc"][-1]).replace("_", "-") if problem["loc"] else "settings"
-    said = problem["msg"].removeprefix("Value error, ")
-    return f"{name}: {said[0].lower()}{said[1:]}, not {problem['input']!r}"
+    field = str(problem["loc"][-1]) if problem["loc"] else "settings"
+    name = f"--{OPTIONS.get(field, field.replace('_', '-'))}"
+    said, given = problem["msg"].removeprefix("Value error, "), repr(problem["input"])
+    given = given if len(given) <= LONGEST_QUOTED else f"{given[:LONGEST_QUOTED]}…"
+    return f"{name}: {said[0].lower()}{said[1:]}, not {given}"
 
 
 def _stem(path: Path) -> str:

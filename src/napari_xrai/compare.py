@@ -25,6 +25,12 @@ SHELLS = (4, 7, 10, 13, 16, 19, 22, 25, 28, 31)
 """Radii in voxels of the truth file at which intensities are compared."""
 
 
+CHANCE_DEG = 60.0
+"""A median error beyond this is what poses at random come to."""
+CHANCE_NOTE = "the poses are no better than chance: the run went wrong, or {0} is of other frames"
+MOST_UNLIKE = 3.0
+"""Ratio of the largest |q| of two volumes of one experiment."""
+
 FSC_THRESHOLD = 0.5
 """Against a known density; 0.143 is for two halves, each with noise of its own."""
 
@@ -43,6 +49,8 @@ class Comparison:
         Pearson correlation of the intensities on the sphere of each radius, in voxels of the truth file.
     rotation : (3, 3) float64
         The global rotation: particle frame of the run → of the truth.
+    note : str
+        Where the poses are no better than chance: that it may be the truth of other frames.
     fsc : ShellCurve or None
         Fourier shell correlation of the densities, unmasked, q in Å⁻¹, after the best rotation, shift and hand; None
         while either has no density.
@@ -53,6 +61,7 @@ class Comparison:
     shell_cc: dict[int, float]
     rotation: NDArray[np.float64]
     fsc: ShellCurve | None = None
+    note: str = ""
 
     @property
     def fsc_resolution_A(self) -> float | None:
@@ -73,6 +82,7 @@ class Comparison:
             "shell_cc": {str(r): round(cc, 4) for r, cc in self.shell_cc.items()},
             "rotation": self.rotation.round(6).tolist(),
             "fsc": None if self.fsc is None else _fsc_json(self.fsc, self.fsc_resolution_A),
+            **({"note": self.note} if self.note else {}),
         }
 
 
@@ -97,6 +107,7 @@ def compare_with_truth(run: SavedRun, truth: Truth, name: str) -> Comparison:
             f"{run.path} has poses up to frame {snapshot.poses.frame.max()}, {name} only {len(truth.rotation)} frames: "
             "give the truth file of these frames"
         )
+    _refuse_other_experiment(run, truth, name)
     true = truth.rotation[snapshot.poses.frame]
     known = np.isfinite(true).all(axis=(1, 2))  # another program's reconstruction may have left frames out
     if not known.any():
@@ -108,7 +119,26 @@ def compare_with_truth(run: SavedRun, truth: Truth, name: str) -> Comparison:
     )
     in_range = {r: float(cc) for r, cc in zip(SHELLS, curve.value, strict=True) if np.isfinite(cc)}
     fsc = _density_fsc(snapshot.density, truth) if snapshot.density is not None else None
-    return Comparison(len(errors), errors, in_range, rotation, fsc)
+    note = CHANCE_NOTE.format(name) if np.median(errors) > CHANCE_DEG else ""
+    return Comparison(len(errors), errors, in_range, rotation, fsc, note)
+
+
+def _refuse_other_experiment(run: SavedRun, truth: Truth, name: str) -> None:
+    """A truth of more frames, of another number or seen to another angle, would only give figures without a meaning."""
+    snapshot = run.snapshot
+    assert snapshot is not None
+    given = run.settings
+    whole = given is not None and given.input.select is None and given.engine.max_frames is None
+    received, known = snapshot.counters.received, len(truth.rotation)
+    if whole and snapshot.progress.fraction >= 1 and received != known:
+        raise InputError(f"{run.path} is of {received:,} frames, {name} of {known:,}: give the truth of these frames")
+    intensity = _in_units_of(truth.intensity, snapshot.intensity)
+    reach = [v.voxel_size * (v.data.shape[0] // 2) for v in (intensity, truth.intensity)]
+    if not 1 / MOST_UNLIKE < reach[0] / reach[1] < MOST_UNLIKE:
+        raise InputError(
+            f"{run.path} reaches to |q| = {reach[0]:.3g} {truth.intensity.units}, {name} to {reach[1]:.3g}: they are "
+            "of different experiments; give the truth of these frames"
+        )
 
 
 def comparison_table(result: Comparison) -> Table:
@@ -117,7 +147,7 @@ def comparison_table(result: Comparison) -> Table:
 
     figures = result.as_json()
     error = figures["pose_error_deg"]
-    table = Table(title=f"{result.frames:,} frames", title_justify="left")
+    table = Table(title=f"{result.frames:,} frames", title_justify="left", caption=result.note or None)
     table.add_column("figure")
     table.add_column("value", justify="right")
     for name, key in (("median", "median"), ("mean", "mean"), ("90th percentile", "p90")):

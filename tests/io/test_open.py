@@ -47,6 +47,24 @@ def test_every_kind_is_recognised(tiny, tmp_path):
     assert classify(tmp_path / "nothing here") == "unknown"
 
 
+@pytest.mark.parametrize("mean", [0.003, 0.1, 0.4])
+def test_a_few_dim_frames_are_no_mask_and_modules_of_bad_pixels_are_no_frames(tmp_path, mean):
+    rng = np.random.default_rng(0)
+    frames = np.minimum(rng.poisson(mean, (5, 40, 30)), 2).astype(np.uint8)
+    mask = np.zeros((16, 64, 32), np.uint8)
+    mask[3], mask[:, 20:24, 5:12], mask[:, :, 0], mask[:, 0], mask[:, 31] = 2, 2, 1, 2, 2
+    for name, values, kind in (("frames", frames, "frames"), ("mask", mask, "mask")):
+        np.save(tmp_path / f"{name}.npy", values)
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["values"] = values
+        assert classify(tmp_path / f"{name}.npy") == classify(tmp_path / f"{name}.h5") == kind
+    with h5py.File(tmp_path / "scattered.h5", "w") as file:
+        file["good_pixel_mask"] = frames  # its name says what is in there
+    assert classify(tmp_path / "scattered.h5") == "mask"
+    source = open_source([tmp_path / "frames.h5"])
+    assert np.array_equal(next(source.batches(5)).dense(), frames.reshape(5, -1))
+
+
 def test_the_sentence_says_what_was_found(tiny):
     found = describe(open_source([tiny / "photons.emc", tiny / "det_sim.h5"]))
     assert found.sentence == "50 frames · 4,096 pixels · 453 photons/frame · wavelength not in these files"

@@ -102,6 +102,20 @@ def test_what_is_no_photons_is_refused(tmp_path, frames, words):
     assert "a.h5" in str(caught.value) and "give photon counts" in str(caught.value)
 
 
+@pytest.mark.parametrize("what", ["bright and even", "one value", "dim and even"])
+def test_whole_numbers_with_a_common_factor_are_scaled_photons_only_where_they_are_as_photons_are(tmp_path, what):
+    rng = np.random.default_rng(0)
+    counts = {
+        "bright and even": 2 * rng.poisson(40 * (np.arange(9) > 3), (5, 8, 9)), "one value": np.full((5, 8, 9), 6),
+        "dim and even": 2 * rng.poisson(0.3, (5, 8, 9)),
+    }[what]  # fmt: skip
+    np.save(tmp_path / "a.npy", counts)
+    source = open_source([tmp_path / "a.npy"])
+    undone = what == "dim and even"
+    assert np.array_equal(next(source.batches(5)).dense(), counts.reshape(5, -1) // (2 if undone else 1))
+    assert any("multiples of 2" in note for note in source.notes) == undone
+
+
 def test_a_later_frame_off_the_scale_is_named(tmp_path):
     frames = np.concatenate([PHOTONS * 0.25] * 300).astype(np.float32)
     frames[8800, 0, 3, 3] = 0.3

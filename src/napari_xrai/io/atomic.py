@@ -11,6 +11,14 @@ from pathlib import Path
 
 from .source import InputError
 
+REMEDIES = {
+    errno.ENOENT: "make the folder {0} first",
+    errno.ENOTDIR: "{0} is no folder, choose another",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.EROFS: "choose a folder that you may write to",
+}
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -36,7 +44,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def unwritable(path: Path, error: OSError) -> InputError:
     """One sentence for a refused write; HDF5 hides the system's reason in its message."""
     reason = (os.strerror(error.errno) if error.errno else str(error)).splitlines()[0]
-    return InputError(f"{path} cannot be written ({reason}): free some space or choose another folder")
+    remedy = REMEDIES.get(error.errno or 0, "free some space or choose another folder")
+    return InputError(f"{path} cannot be written ({reason}): {remedy.format(path.parent)}")
 
 
 def make_room(path: Path, size: int) -> None:

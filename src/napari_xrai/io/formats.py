@@ -104,7 +104,8 @@ def _is_hdf5_mask(look: Glance) -> bool:
         return False
     datasets = [look.hdf5[n] for n in look.hdf5 if isinstance(look.hdf5.get(n), h5py.Dataset)]
     if len(datasets) == 1:
-        return _is_mask(datasets[0])
+        named = "mask" in str(datasets[0].name).lower()
+        return _is_mask(datasets[0], surely=named)
     return look.has("mask") and not any(d.ndim >= 3 and d.shape[0] > MOST_MODULES for d in datasets)
 
 
@@ -113,14 +114,27 @@ def _is_numpy_mask(look: Glance) -> bool:
     return array is not None and (array.dtype.kind == "b" or _is_mask(array))
 
 
-def _is_mask(array: Any) -> bool:
-    """Whether whole numbers are 0, 1, 2 in one picture, or in the modules of a detector; not in a stack of frames."""
+def _is_mask(array: Any, *, surely: bool = False) -> bool:
+    """Whether whole numbers are 0, 1, 2 in one picture, or in the modules of a detector; not in a stack of frames.
+
+    A few dim frames are such numbers too, but photons lie apart and bad pixels together.
+    """
     if array.dtype.kind not in "iub" or not 0 < array.size <= LARGEST_BYTES:
         return False
     if array.ndim > 3 or (array.ndim == 3 and array.shape[0] > MOST_MODULES):
         return False
     values = np.asarray(array[()])
-    return bool(values.max() <= BAD and values.min() >= 0)
+    if values.max() > BAD or values.min() < 0:
+        return False
+    return surely or array.ndim < 3 or _lie_together(values != 0)
+
+
+def _lie_together(lit: NDArray[np.bool_]) -> bool:
+    """Whether pixels (…, rows, columns) that are not zero have others beside or below them, more than by chance."""
+    share = lit.mean()
+    beside = [(lit[..., 1:, :] & lit[..., :-1, :]).sum(), (lit[..., :, 1:] & lit[..., :, :-1]).sum()]
+    together = max(beside) / max(1, lit.sum())
+    return bool(share == 0 or together > max(0.5, min(3 * share, 0.8)))
 
 
 def _is_numpy_volume(look: Glance) -> bool:

@@ -49,7 +49,7 @@ def read_mask(path: Path, shape: tuple[int, ...] | None = None) -> NDArray[np.ui
     name, colon, dataset = str(path).partition(":/")
     path = Path(name) if not path.is_file() else path
     if not path.is_file():
-        raise InputError(f"{path} does not exist: give the mask file")
+        raise InputError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}: give the mask file")
     values = _values(path, dataset if colon else None, shape)
     # in a boolean mask, True means good to some programs and bad to others
     if values.dtype.kind not in "iu":

@@ -244,7 +244,7 @@ def _sort_paths(paths: Sequence[Path]) -> tuple[list[Path], list[Path], list[Pat
         elif path.is_dir() and kind == "unknown":
             raise InputError(f"{path} holds no frames: give a folder of files of frames")
         elif kind == "run":
-            raise InputError(f"{path} is a finished run, not frames: open it with File → Open, or resume it")
+            raise InputError(f"{path} is a run, not frames: see it with napari-xrai report {path}, or in napari")
         elif kind in sorted_:
             sorted_[kind].append(path)
         else:
@@ -278,7 +278,7 @@ def _in_words(path: Path) -> Iterator[None]:
 
 def _use_detector_file(source: BatchedSource, path: Path, beam: Beam) -> None:
     if not path.is_file():
-        raise InputError(f"{path} does not exist: give the detector file")
+        raise InputError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}: give the detector file")
     row = find_format(path)
     if not isinstance(row, DetectorFormat):
         raise InputError(f"{path} is no detector file: give a Dragonfly detector or a CrystFEL .geom")

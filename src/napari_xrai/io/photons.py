@@ -107,12 +107,17 @@ def _are_whole(ratio: NDArray[np.float64]) -> bool:
 
 
 def _of_integers(values: NDArray[Any]) -> Scale:
-    """Whole numbers are counts, unless all are multiples of one larger than one."""
+    """Whole numbers are counts, unless they are as dim photons are and all multiples of one larger than one.
+
+    Of dim photons single ones are the most frequent and some come in twos. Bright counts that happen to have a common
+    factor, or one value everywhere, are left as they are.
+    """
     lit = values[values > 0]
     if len(lit) < LEAST_LIT:
         return Scale()
     step = int(np.gcd.reduce(lit.astype(np.int64)))
-    if step == 1:
+    single, double = (int(np.count_nonzero(lit == n * step)) for n in (1, 2))
+    if step == 1 or double == 0 or single < len(lit) / 2:
         return Scale()
     return Scale(np.full(values.shape[1], 1 / step), f"all values are multiples of {step}: taken as one photon each")
 

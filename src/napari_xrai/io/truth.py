@@ -69,8 +69,9 @@ def read_truth(path: Path) -> Truth:
     """
     if not path.exists():
         raise InputError(f"{path} does not exist: give the truth file of the simulation")
-    if not h5py.is_hdf5(path):
-        raise InputError(f"{path} is no HDF5 file: give the truth file of the simulation")
+    if not path.is_file() or not h5py.is_hdf5(path):
+        what = "a folder" if path.is_dir() else "no HDF5 file"
+        raise InputError(f"{path} is {what}: give the truth file of the simulation")
     with open_hdf5(path) as file:
         if is_output(file):
             return read_output(path)
