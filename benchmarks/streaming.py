@@ -8,6 +8,8 @@ random poses, 500 photons each.
 swmr   another process appends them to an HDF5 file (SWMR) at the rate; ``reconstruct --follow`` reads along
 flood  a karabo-bridge server offers them over and over at ten times the rate, more than can be used, for --seconds;
        ``reconstruct tcp://...`` takes what it can
+folder another process fills a folder with files of frames, as fast as it can; ``--follow`` reads one after the other
+       (for ``--frames 1000000``); the result after a tenth of the frames is kept and compared, too
 offline  the same frames as a file that is complete, read until convergence
 """
 
@@ -15,11 +17,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
@@ -30,11 +33,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from napari_xrai.core.frames import BAD, Frames
-from napari_xrai.core.resolution import sample
-from napari_xrai.core.rotations import align_poses, quaternion_to_matrix, random_rotations
-from napari_xrai.io.open import open_source
-from napari_xrai.io.truth import read_truth
+from drawn_frames import AT_ONCE, Klh1
+from napari_xrai.compare import compare
+from napari_xrai.core.frames import Frames
+from napari_xrai.core.rotations import align_poses, quaternion_to_matrix
 from napari_xrai.serve import FrameServer, Served
 
 LAST = 10_000
@@ -42,7 +44,9 @@ LAST = 10_000
 PHOTONS = 500
 FLOOD = 10
 PORT = 45871
-AT_ONCE = 200
+PER_FILE = 20_000
+WARM_UP_S = 120.0
+"""The reservoir fills, and the allocator finds its size."""
 
 
 @dataclass
@@ -55,32 +59,18 @@ class Run:
     resolution: list[float]
     latency_s: float
     latency_max_s: float
-    rss_mb: list[float] = field(default_factory=list)
+    rss_mb: list[tuple[float, float]] = field(default_factory=list)
     cpu_s: float = 0.0
     wall_s: float = 0.0
     verdict: str = ""
+    shell_cc: dict[int, float] = field(default_factory=dict)
+    early: dict[str, float] = field(default_factory=dict)
 
-
-def make_frames(data: Path, out: Path, n: int, seed: int = 0) -> np.ndarray:
-    """Draw frames into a complete HDF5 file, a batch at a time; returns their true poses."""
-    folder = data / "klh1"
-    detector = open_source([folder / "photons.emc"], detector=folder / "det_sim.h5").detector
-    assert detector is not None
-    truth = read_truth(folder / "truth.h5").intensity
-    truth = type(truth)(truth.data, 1.0, "detector_voxel")
-    rng = np.random.default_rng(seed)
-    rotation = random_rotations(n, rng)
-    scale = None
-    with h5py.File(out, "w") as file:
-        frames = file.create_dataset("frames", (n, 64, 64), "u1", chunks=(AT_ONCE, 64, 64))
-        for first in range(0, n, AT_ONCE):
-            part = rotation[first : first + AT_ONCE]
-            point = np.einsum("nij,pj->npi", part, detector.q).reshape(-1, 3)
-            mean = np.nan_to_num(sample(truth, point)).reshape(len(part), -1) * detector.response
-            mean *= detector.mask < BAD
-            scale = scale or PHOTONS / mean.sum(1).mean()
-            frames[first : first + len(part)] = rng.poisson(mean * scale).reshape(-1, 64, 64)
-    return rotation
+    @property
+    def warm_rss_mb(self) -> tuple[float, float]:
+        """Least and largest memory after the warm-up."""
+        warm = [mb for second, mb in self.rss_mb if second > WARM_UP_S] or [mb for _, mb in self.rss_mb]
+        return min(warm, default=0.0), max(warm, default=0.0)
 
 
 def write_swmr(source: Path, out: Path, rate: float) -> None:
@@ -111,22 +101,39 @@ def offer(source: Path, rate: float, port: int) -> None:
         server.run()
 
 
-def watched(command: list[str], every_s: float = 2.0, limit_s: float | None = None) -> tuple[list[float], float]:
-    """Run a command to its end, or interrupt it after `limit_s`; its memory (MB) over time, and its CPU seconds."""
+def fill(data: Path, out: Path, n: int) -> None:
+    """Draw frames into files of PER_FILE each, which appear in the folder when they are complete; then their truth."""
+    particle = Klh1.read(data)
+    rotation = [
+        particle.write(out / f"part{part:03d}.h5", min(PER_FILE, n - first), PHOTONS, seed=1000 + part)
+        for part, first in enumerate(range(0, n, PER_FILE))
+    ]
+    particle.write_truth(out.with_suffix(".truth.h5"), np.concatenate(rotation))
+
+
+def watched(
+    command: list[str], every_s: float = 2.0, limit_s: float | None = None, look: Callable[[], None] = lambda: None
+) -> tuple[list[tuple[float, float]], float]:
+    """Run a command to its end, or interrupt it after `limit_s`; its memory (s, MB) while it runs, its CPU seconds."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    memory: list[float] = []
+    memory: list[tuple[float, float]] = []
     cpu, began = 0.0, time.monotonic()
     interrupted = False
     while process.poll() is None:
         time.sleep(every_s)
+        look()
         try:
             status = Path(f"/proc/{process.pid}/status").read_text()
             ticks = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
         except OSError:
             continue
-        memory += [int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS")]
+        second = time.monotonic() - began
+        if not interrupted:  # what the last report takes is not of the stream
+            memory += [
+                (second, int(line.split()[1]) / 1024) for line in status.splitlines() if line.startswith("VmRSS")
+            ]
         cpu = sum(map(int, ticks)) / 100
-        if limit_s is not None and time.monotonic() - began > limit_s and not interrupted:
+        if limit_s is not None and second > limit_s and not interrupted:
             process.terminate()
             interrupted = True
     return memory, cpu
@@ -139,7 +146,8 @@ def reconstruct(source: str, data: Path, out: Path, *options: str) -> list[str]:
     ]  # fmt: skip
 
 
-def figures(case: str, out: Path, rotation: np.ndarray, memory: list[float], cpu_s: float) -> Run:
+def figures(case: str, out: Path, frames: Path | None, memory: list[tuple[float, float]], cpu_s: float) -> Run:
+    """Read a run folder; `frames` were given in their order, or None where the server may have dropped some."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     last = lines[-1]
     names = ("received", "dropped", "not_hit", "junk", "used")
@@ -148,19 +156,24 @@ def figures(case: str, out: Path, rotation: np.ndarray, memory: list[float], cpu
     with h5py.File(out / "reconstruction.h5") as file:
         frame, quaternion = file["poses/frame"][:], file["poses/quaternion"][:]
         resolution = 1 / file["resolution/history/resolution_q"][:]
-    late = frame >= frame.max() - LAST
-    _, error = align_poses(quaternion_to_matrix(quaternion[late]), rotation[frame[late] % len(rotation)])
     latency = [line["latency_s"] for line in lines if line.get("latency_s") is not None]
     latest = [line["latency_max_s"] for line in lines if line.get("latency_max_s") is not None]
-    return Run(
-        case, {name: last[name] for name in names}, float(np.median(error)),
+    run = Run(
+        case, {name: last[name] for name in names}, float("nan"),
         [round(float(r), 4) for r in resolution[:: max(1, len(resolution) // 12)]],
         float(np.median(latency)) if latency else float("nan"), max(latest, default=float("nan")), memory, cpu_s,
         last["time_s"], last["verdict"],
     )  # fmt: skip
+    if frames is not None:
+        with h5py.File(frames.with_suffix(".truth.h5")) as file:
+            rotation = file["rot_lab_to_volume"][:]
+        late = frame >= frame.max() - LAST
+        run.median_deg = float(np.median(align_poses(quaternion_to_matrix(quaternion[late]), rotation[frame[late]])[1]))
+        run.shell_cc = compare(out, frames.with_suffix(".truth.h5")).shell_cc
+    return run
 
 
-def swmr(data: Path, folder: Path, rotation: np.ndarray, rate: float, _: float) -> Run:
+def swmr(data: Path, folder: Path, n: int, rate: float, _: float) -> Run:
     growing = folder / "growing.h5"
     growing.unlink(missing_ok=True)
     this = [sys.executable, __file__, "--write", str(folder / "frames.h5"), str(growing), "--rate", str(rate)]
@@ -168,12 +181,12 @@ def swmr(data: Path, folder: Path, rotation: np.ndarray, rate: float, _: float) 
         while not growing.exists() or not growing.stat().st_size:
             time.sleep(0.1)
         command = reconstruct(f"{growing}:/frames", data, folder / "swmr", "--follow", "--idle-timeout", "10")
-        memory, cpu = watched([*command, "--max-frames", str(len(rotation))])
+        memory, cpu = watched([*command, "--max-frames", str(n)])
         writer.terminate()
-    return figures(f"swmr, {rate:g} frames/s", folder / "swmr", rotation, memory, cpu)
+    return figures(f"swmr, {rate:g} frames/s", folder / "swmr", folder / "frames.h5", memory, cpu)
 
 
-def flood(data: Path, folder: Path, rotation: np.ndarray, rate: float, seconds: float) -> Run:
+def flood(data: Path, folder: Path, n: int, rate: float, seconds: float) -> Run:
     port = str(PORT)
     serve = [
         sys.executable,
@@ -189,39 +202,66 @@ def flood(data: Path, folder: Path, rotation: np.ndarray, rate: float, seconds: 
         command = reconstruct(f"tcp://localhost:{port}", data, folder / "flood", "--idle-timeout", "30")
         memory, cpu = watched(command, limit_s=seconds)
         server.terminate()
-    run = figures(f"karabo-bridge, {FLOOD * rate:g} frames/s offered", folder / "flood", rotation, memory, cpu)
-    run.median_deg = float("nan")  # the server drops, too: which frame is which is not known here
+    return figures(f"karabo-bridge, {FLOOD * rate:g} frames/s offered", folder / "flood", None, memory, cpu)
+
+
+def in_folder(data: Path, folder: Path, n: int, _: float, __: float) -> Run:
+    files, out, early = folder / "files", folder / "folder", folder / "early.h5"
+    files.mkdir()
+
+    def look() -> None:
+        """Keep the result of the first tenth."""
+        metrics = out / "metrics.jsonl"
+        lines = metrics.read_text().splitlines() if metrics.exists() and not early.exists() else []
+        if lines and json.loads(lines[-1])["received"] >= n / 10:
+            shutil.copy(out / "reconstruction.h5", early)
+
+    with subprocess.Popen([sys.executable, __file__, "--fill", str(files), "--data", str(data), "--frames", str(n)]):
+        while not any(files.glob("part*.h5")):
+            time.sleep(0.5)
+        command = reconstruct(str(files), data, out, "--follow", "--idle-timeout", "120", "--max-frames", str(n))
+        memory, cpu = watched(command, look=look)
+    run = figures(f"folder, {n:,} frames", out, files, memory, cpu)
+    with h5py.File(out / "reconstruction.h5") as file, h5py.File(files.with_suffix(".truth.h5")) as truth:
+        frame = file["poses/frame"][:]
+        tenth = (frame >= n / 10 - LAST) & (frame < n / 10)
+        true, found = truth["rot_lab_to_volume"][:][frame[tenth]], file["poses/quaternion"][:][tenth]
+    run.early = {"frames": n / 10, "median_deg": float(np.median(align_poses(quaternion_to_matrix(found), true)[1]))}
+    run.early |= {f"cc{r}": cc for r, cc in compare(early, files.with_suffix(".truth.h5")).shell_cc.items()}
     return run
 
 
-def offline(data: Path, folder: Path, rotation: np.ndarray, _: float, __: float) -> Run:
+def offline(data: Path, folder: Path, n: int, _: float, __: float) -> Run:
     memory, cpu = watched(reconstruct(f"{folder / 'frames.h5'}:/frames", data, folder / "offline"))
-    return figures("offline, until convergence", folder / "offline", rotation, memory, cpu)
+    return figures("offline, until convergence", folder / "offline", folder / "frames.h5", memory, cpu)
 
 
-CASES = {"swmr": swmr, "flood": flood, "offline": offline}
+CASES = {"swmr": swmr, "flood": flood, "folder": in_folder, "offline": offline}
 
 
 def table(runs: list[Run]) -> Table:
     out = Table("case", "received = dropped + not hit + junk + used", "median ° (last 10,000)", "latency s, median/max",
-                "RSS MB: third, middle, end", "CPU s", "wall s", "verdict")  # fmt: skip
+                "RSS MB after 2 min", "CC with truth at 16, 22, 28", "CPU s", "wall s", "verdict")  # fmt: skip
     for run in runs:
         c = run.counters
-        memory = (
-            [f"{run.rss_mb[i]:.0f}" for i in (len(run.rss_mb) // 3, len(run.rss_mb) // 2, -2)] if run.rss_mb else []
-        )
         out.add_row(
             run.case, f"{c['received']} = {c['dropped']} + {c['not_hit']} + {c['junk']} + {c['used']}",
-            f"{run.median_deg:.2f}", f"{run.latency_s:.1f} / {run.latency_max_s:.1f}", " ".join(memory),
+            f"{run.median_deg:.2f}", f"{run.latency_s:.1f} / {run.latency_max_s:.1f}",
+            "{:.0f}–{:.0f}".format(*run.warm_rss_mb),
+            " ".join(f"{run.shell_cc[r]:.3f}" for r in (16, 22, 28) if r in run.shell_cc),
             f"{run.cpu_s:.0f}", f"{run.wall_s:.0f}", run.verdict,
         )  # fmt: skip
     return out
 
 
 def runs_of(chosen: argparse.Namespace, folder: Path) -> Iterator[Run]:
-    rotation = make_frames(chosen.data, folder / "frames.h5", chosen.frames)
+    if set(chosen.cases) - {"folder"}:
+        particle = Klh1.read(chosen.data)
+        particle.write_truth(
+            folder / "frames.truth.h5", particle.write(folder / "frames.h5", chosen.frames, PHOTONS, seed=0)
+        )
     for name in chosen.cases:
-        run = CASES[name](chosen.data, folder, rotation, chosen.rate, chosen.seconds)
+        run = CASES[name](chosen.data, folder, chosen.frames, chosen.rate, chosen.seconds)
         print(run, flush=True)
         yield run
 
@@ -232,14 +272,18 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=20_000)
     parser.add_argument("--rate", type=float, default=500.0)
     parser.add_argument("--seconds", type=float, default=120.0, help="how long the flood lasts")
-    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--cases", nargs="+", default=["swmr", "flood", "offline"], choices=list(CASES))
     parser.add_argument("--keep", type=Path, help="folder for the frames and runs; by default a temporary one")
     parser.add_argument("--offer", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, default=PORT, help=argparse.SUPPRESS)
+    parser.add_argument("--fill", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--write", nargs=2, type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.write:
         write_swmr(*chosen.write, chosen.rate)
+        return
+    if chosen.fill:
+        fill(chosen.data, chosen.fill, chosen.frames)
         return
     if chosen.offer:
         offer(chosen.offer, chosen.rate, chosen.port)
