@@ -20,7 +20,7 @@ from napari_xrai.run import read_metrics, read_run
 
 N = 400
 WRITER = """
-import sys, time, h5py
+import os, sys, time, h5py
 with h5py.File(sys.argv[1]) as given, h5py.File(sys.argv[2], "w", libver="latest") as file:
     for name in given:
         if name != "entry_1":
@@ -35,7 +35,9 @@ with h5py.File(sys.argv[1]) as given, h5py.File(sys.argv[2], "w", libver="latest
         data.resize(first + 20, axis=0)
         data[first:] = source[first:first + 20]
         file.flush()
-        time.sleep(float(sys.argv[3]))
+        while first == 200 and not os.path.exists(sys.argv[3]):
+            time.sleep(0.1)
+        time.sleep(0.05)
     print("all written", flush=True)
     time.sleep(300)
 """
@@ -80,7 +82,7 @@ def sums_hold(run: Path, kills: int = 0):
     lines = read_metrics(run)
     for line in lines:
         assert line["received"] == line["dropped"] + line["not_hit"] + line["junk"] + line["used"]
-        assert {"latency_s", "frames_per_s", "resolution_A"} <= line.keys()
+        assert {"latency_s", "frames_per_s", "resolution_A", "alerts", "faults"} <= line.keys()
     received = [line["received"] for line in lines]
     fell = sum(later < earlier for earlier, later in pairwise(received))
     assert fell <= kills  # a killed run goes on from its last checkpoint, a report or two before its last line
@@ -89,7 +91,8 @@ def sums_hold(run: Path, kills: int = 0):
 
 def test_killed_at_any_moment_a_followed_file_is_gone_on_with_and_no_frame_is_taken_twice(frames, tmp_path):
     growing, out = tmp_path / "growing.cxi", tmp_path / "run"
-    writer = subprocess.Popen([sys.executable, "-c", WRITER, frames[0], growing, "0.3"], stdout=subprocess.PIPE)
+    go_on = tmp_path / "go_on"  # the writer waits for it in the middle
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, frames[0], growing, go_on], stdout=subprocess.PIPE)
     try:
         running = reconstruct(growing, "--follow", "--out", out, "--idle-timeout", "20")
         until = time.monotonic() + 60
@@ -102,6 +105,7 @@ def test_killed_at_any_moment_a_followed_file_is_gone_on_with_and_no_frame_is_ta
         before = len(read_run(out).snapshot.status)  # whole, though killed
         state = json.loads((out / "checkpoint" / "state.json").read_text())
         assert all((out / "checkpoint" / name).exists() for name in state["files"])
+        go_on.touch()
         going_on = reconstruct("--resume", "--out", out, "--idle-timeout", "3")
         said, problem = going_on.communicate(timeout=120)
         assert going_on.returncode == 0, problem
@@ -113,6 +117,8 @@ def test_killed_at_any_moment_a_followed_file_is_gone_on_with_and_no_frame_is_ta
     assert snapshot.counters.dropped == 0
     assert len(np.unique(snapshot.poses.frame)) == len(snapshot.poses.frame) == snapshot.counters.hits
     sums_hold(out, kills=1)
+    with h5py.File(out / "reconstruction.h5") as file:  # in a growing file, the order of reception is the place
+        np.testing.assert_array_equal(file["poses/index"], file["poses/frame"])
     assert "followed while it grows" in snapshot.facts["frames"]
     assert f"of {N} frames used" in said
 
@@ -146,3 +152,7 @@ def test_a_stream_over_the_network_from_serve_to_reconstruct(frames, tmp_path):
     last = sums_hold(tmp_path / "run")[-1]
     assert 100 <= last["received"] <= N
     assert last["used"] > 0
+    with h5py.File(tmp_path / "run" / "reconstruction.h5") as file:
+        train, pulse = file["poses/trainId"][:], file["poses/pulseId"][:]
+    assert (train > 0).all() and (np.diff(train) >= 0).all() and len(np.unique(train)) > 3
+    assert len(np.unique(np.stack([train, pulse]), axis=1).T) == last["hits"]

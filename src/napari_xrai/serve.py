@@ -15,9 +15,11 @@ import numpy as np
 
 from .core.detector import Polarization
 from .core.frames import Detector, Frames
-from .io.bridge import Part, Train, pack, require_zmq
+from .io.bridge import pack
+from .io.message_socket import require_zmq
 from .io.source import InputError
 from .io.stream_geometry import GEOMETRY_SOURCE, describe_detector
+from .io.train import Part, Train
 
 TRAINS_PER_S = 10.0
 MOST_FRAMES_PER_TRAIN = 400

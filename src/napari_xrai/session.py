@@ -176,6 +176,8 @@ class Session:
         self._time_before = self._cpu_before = 0.0
         if self._resume and (checkpoint := self._folder.read_checkpoint()):
             engine.restore(*checkpoint)
+            if self.settings.stream.live:
+                cast("LiveSource", self.source).names.restore(checkpoint[0])
             reports = read_metrics(self.out)
             if reports:
                 self._time_before, self._cpu_before = reports[-1]["time_s"], reports[-1]["cpu_s"]
@@ -259,8 +261,7 @@ class Session:
         detector, energy = self._detector, self._detector.energy_eV
         photons = f", {self._photons / self._counted:,.4g} photons each" if self._counted else ""
         pixels = " × ".join(str(side) for side in detector.shape)
-        stream = getattr(self.source, "stream", None)
-        faults = ", ".join(f"{n:,} × {what}" for what, n in stream.faults.items()) if stream is not None else ""
+        faults = ", ".join(f"{n:,} × {what}" for what, n in getattr(self.source, "faults", {}).items())
         return {
             **({"faults": faults} if faults else {}),
             "frames": f"{self.source.format}{photons}",
@@ -277,7 +278,8 @@ class Session:
         self._folder.write_result(snapshot, paths, poses=poses, identity=identity)
         arrays, rest = engine.state()
         if arrays:
-            self._folder.write_checkpoint(arrays, rest)
+            names = cast("LiveSource", self.source).names.state() if self.settings.stream.live else {}
+            self._folder.write_checkpoint(arrays | names, rest)
         now = time.monotonic()
         self._next_report = now + max(REPORT_EVERY_S, (now - began) / WRITING_SHARE)
         if poses:
@@ -306,6 +308,7 @@ class Session:
             **vars(snapshot.counters),
             "hits": snapshot.counters.hits,
             **snapshot.live,
+            **({"alerts": snapshot.alerts, "faults": cast("LiveSource", self.source).faults} if snapshot.live else {}),
         }
 
     def _rest(self, progress: Progress) -> Iterator[Progress]:

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 
 def show_progress(session: Session) -> None:
     """Iterate the session: a live bar on a terminal, a line every few seconds elsewhere."""
+    told: set[str] = set()
     if not sys.stdout.isatty():
         next_line = 0.0
         for progress in session.run():
+            for alert in _new_alerts(session, told):
+                print(alert, flush=True)
             if time.monotonic() >= next_line:
                 done = "" if math.isnan(progress.fraction) else f"{100 * progress.fraction:3.0f} %  "
                 print(f"{done}{progress.phase:<20} {_pace(session)}", flush=True)
@@ -35,11 +38,26 @@ def show_progress(session: Session) -> None:
     with Progress(*columns) as bar:
         task = bar.add_task("starting", total=1.0, pace="")
         for progress in session.run():
+            for alert in _new_alerts(session, told):
+                bar.console.print(alert)
             known = not math.isnan(progress.fraction)
             bar.update(
                 task, description=progress.phase, completed=progress.fraction if known else 0.0,
                 total=1.0 if known else None, pace=_pace(session),
             )  # fmt: skip
+
+
+def _new_alerts(session: Session, told: set[str]) -> list[str]:
+    """What a stream says has changed, and went wrong for the first time, since the last call."""
+    snapshot = session.last_snapshot
+    if snapshot is None or not snapshot.live:
+        return []
+    faults = getattr(session.source, "faults", {})
+    now = time.strftime("%H:%M:%S")
+    new = [words for words in snapshot.alerts if words not in told]
+    new += [f"{now} {words}" for words in faults if words not in told]
+    told.update(snapshot.alerts, faults)
+    return [f"! {words}" for words in new]
 
 
 def show_count(steps: Iterator[tuple[int, int]], what: str = "frames") -> None:

@@ -119,6 +119,7 @@ def test_a_file_that_is_cut_off_is_survived_and_said(tmp_path):
 
 def test_what_waits_too_long_on_disk_is_dropped_and_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(follow, "MOST_BEHIND_S", 0.3)
+    monkeypatch.setattr(follow, "LEAST_BEHIND_S", 0.1)
     path = tmp_path / "behind.h5"
     writer(path, 300).communicate()
     stream = opened(path)

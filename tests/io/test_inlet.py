@@ -8,6 +8,7 @@ import pytest
 
 from napari_xrai.core.frames import Frames
 from napari_xrai.io import inlet as inlet_module
+from napari_xrai.io.frame_names import FrameNames
 from napari_xrai.io.inlet import StreamInlet
 from napari_xrai.io.source import InputError
 from napari_xrai.io.stream import Batch
@@ -85,8 +86,18 @@ def test_a_stream_that_cannot_wait_drops_the_oldest_and_the_queue_stays_bounded(
     assert each_once(1000, position, not_hit, dropped)
 
 
-def test_what_waited_too_long_is_dropped():
+@pytest.mark.parametrize("is_ready", [False, True])
+def test_what_waited_too_long_for_an_engine_that_is_ready_is_dropped(is_ready):
     with StreamInlet(ToyStream(max_age_s=0.2, pause_s=0.02), toy_detector()) as inlet:
+        if is_ready:
+            inlet.take(1, 0.0)
+        time.sleep(0.6)
+        assert (len(inlet.take(0, 0.0).dropped) >= 100) == is_ready
+
+
+def test_what_was_dropped_has_one_fate():
+    with StreamInlet(ToyStream(max_age_s=0.2, pause_s=0.02), toy_detector()) as inlet:
+        inlet._asked_at = 0.0
         time.sleep(0.6)
         number, position, not_hit, dropped = drained(inlet)
     assert len(dropped) >= 100
@@ -108,16 +119,48 @@ def test_hits_go_on_and_blanks_are_counted():
     assert each_once(1020, position, not_hit, dropped)
 
 
-def test_lost_frames_and_another_geometry_take_places_and_are_dropped():
-    ones = Frames.from_dense(np.ones((7, 36), np.int32))
-    events = {40: Batch(None, 0.0, lost=5), 80: Batch(ones, 0.0, revision=3), "end": True}
-    stream = ToyStream(n=200, events=events)
+def test_lost_frames_take_places_and_are_dropped():
+    stream = ToyStream(n=200, events={40: Batch(None, 0.0, lost=5), "end": True})
     with StreamInlet(stream, toy_detector(), find_hits=False) as inlet:
         number, position, not_hit, dropped = drained(inlet)
     assert len(number) == 200
-    assert dropped == [*range(40, 45), *range(85, 92)]
-    assert each_once(212, position, not_hit, dropped)
-    assert stream.faults == {"frames under another geometry or mask": 7}
+    assert dropped == [*range(40, 45)]
+    assert each_once(205, position, not_hit, dropped)
+
+
+@pytest.mark.parametrize("is_dropped", [False, True])
+def test_another_detector_is_given_with_the_first_frames_it_took_even_if_some_of_them_are_dropped(is_dropped):
+    other = toy_detector()
+    ones = Frames.from_dense(np.ones((7, 36), np.int32))
+    stream = ToyStream(n=200, max_age_s=60.0, events={80: Batch(ones, 0.0, detector=other), "end": True})
+    with StreamInlet(stream, toy_detector(), find_hits=False) as inlet:
+        while inlet.received < 207:
+            time.sleep(0.01)
+        inlet._asked_at = 0.0
+        if is_dropped:
+            for part in list(inlet._queue)[:5]:
+                part.came -= 100
+        told = []
+        while not inlet.ended:
+            got = inlet.take(50, 0.1)
+            if got.detector is not None:
+                told.append((got.detector is other, int(got.frames.index[0])))
+    assert told == [(True, 87 if is_dropped else 80)]
+
+
+def test_names_go_with_the_frames_that_are_handed_on():
+    names = FrameNames()
+    counts = np.where(np.arange(1000)[:, None] % 4 == 0, 5, 0) * np.ones((1, 36), np.int32)
+    batch = Batch(Frames.from_dense(counts), time.time(), names={"trainId": np.arange(1000) + 2**40})
+    stream = ToyStream(n=20, events={0: batch, "end": True})
+    with StreamInlet(stream, toy_detector(), names) as inlet:
+        not_hit = drained(inlet)[2]
+    assert len(not_hit) == 750
+    found = names.of(np.array([0, 4, 8, 1, 996]))["trainId"]
+    assert found.tolist() == [2**40, 2**40 + 4, 2**40 + 8, -1, 2**40 + 996]
+    again = FrameNames()
+    again.restore({"other": np.zeros(3), **names.state()})
+    assert again.of(np.array([8]))["trainId"] == 2**40 + 8
 
 
 @pytest.mark.parametrize("most", [1, 99, 100, 101])

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from contextlib import contextmanager
 from itertools import permutations
 
 import numpy as np
@@ -12,13 +11,15 @@ from karabo_bridge import Client, serialize
 from karabo_bridge.server import ServerInThread
 
 from napari_xrai.core.frames import Frames
-from napari_xrai.io import karabo
+from napari_xrai.io import message_socket
 from napari_xrai.io.adu import photons_from_adu
 from napari_xrai.io.axes import guess_axes, in_frame_order
-from napari_xrai.io.bridge import MessageError, unpack
+from napari_xrai.io.bridge import unpack
 from napari_xrai.io.live import StreamOptions, open_live
 from napari_xrai.io.source import Beam, InputError
+from napari_xrai.io.train import MessageError
 from napari_xrai.serve import FrameServer, Served, frames_to_serve
+from sender import serving
 
 SOURCE = "SPB_DET_AGIPD1M-1/CAL/APPEND_CORRECTED"
 BEAM = Beam(energy_eV=6000, distance_m=0.5, pixel_size_m=1e-3)
@@ -30,40 +31,6 @@ def train(number, frames=FRAMES, second=1000):
     meta = {"source": SOURCE, "timestamp": now, "timestamp.sec": str(second), "timestamp.frac": "5" + 17 * "0",
             "timestamp.tid": number}  # fmt: skip
     return {SOURCE: {"image.data": frames, "image.pulseId": np.arange(len(frames)), "trainId": number}}, {SOURCE: meta}
-
-
-@contextmanager
-def serving(kind, messages, port=None, pause=0.02):
-    """A server of our own making: REP, PUB or PUSH, one message after the other, then silence."""
-    context, stopping = zmq.Context(), threading.Event()
-    socket = context.socket(kind)
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.bind(f"tcp://127.0.0.1:{port or 0}")
-    port = int(socket.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
-
-    def run():
-        for parts in messages:
-            while not stopping.is_set():
-                if kind == zmq.REP:
-                    if not socket.poll(50):
-                        continue
-                    socket.recv()
-                elif not socket.poll(50, zmq.POLLOUT):
-                    continue
-                socket.send_multipart(parts)
-                break
-            stopping.wait(pause)
-        stopping.wait()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield f"tcp://127.0.0.1:{port}"
-    finally:
-        stopping.set()
-        thread.join()
-        socket.close()
-        context.destroy()
 
 
 def opened(address, **options):
@@ -144,7 +111,7 @@ def test_twice_out_of_order_of_another_shape_and_damaged_each_counted_none_fatal
 
 
 def test_a_server_that_starts_again_is_found_again_even_if_it_counts_from_the_beginning(monkeypatch):
-    monkeypatch.setattr(karabo, "SILENCE_S", 0.3)
+    monkeypatch.setattr(message_socket, "SILENCE_S", 0.3)
     with serving(zmq.REP, [serialize(*train(1))]) as address:
         _, stream = opened(address)
         assert len(received(stream, 6)[0]) == 6
@@ -203,8 +170,8 @@ def test_our_own_server_brings_its_geometry_along():
     with FrameServer(served, 500.0, 0) as server:
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
-        live, stream = opened(server.address)
-        stream.close()
+        live = open_live([], StreamOptions(address=server.address, idle_timeout_s=5.0))
+        live._make(0).close()
         assert live.detector is not None
         np.testing.assert_allclose(live.detector.q, served.detector.q, atol=1e-9)
         np.testing.assert_array_equal(live.detector.mask, served.detector.mask)

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .frames import Frames
+from .frames import Detector, Frames
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,12 +23,15 @@ class Arrivals:
         When each was acquired, in seconds since the epoch.
     not_hit, dropped : (M,), (K,) int64
         Positions of received frames that are not given: no particle in them; lost for want of time, or unusable.
+    detector : Detector or None
+        That of these frames and all that follow, where it is another than before.
     """
 
     frames: Frames
     acquired: NDArray[np.float64]
     not_hit: NDArray[np.int64]
     dropped: NDArray[np.int64]
+    detector: Detector | None = None
 
 
 class Inlet(Protocol):

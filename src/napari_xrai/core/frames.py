@@ -296,6 +296,8 @@ class Snapshot:
     live : dict of str to float
         Of a stream: ``latency_s`` and ``latency_max_s`` from acquisition to use over the last seconds, ``reservoir``,
         the frames held to be seen again. Empty for files.
+    alerts : tuple of str
+        Of a stream: when beam, hit rate or convergence changed, in words, the latest last.
     """
 
     intensity: Volume
@@ -314,3 +316,4 @@ class Snapshot:
     phasing: Phasing | None = None
     trust: Trust | None = None
     live: dict[str, float] = field(default_factory=dict)
+    alerts: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,13 +24,16 @@ import torch
 from numpy.typing import NDArray
 
 from . import kernels, pose_uncertainty
+from .amortised import AmortisedPoses
 from .arrivals import Arrivals, Inlet
 from .evidence import Evidence
+from .exposure import ExposureTable
 from .frame_table import FrameTable
 from .frames import DROPPED, NOT_HIT, Detector, Progress, Snapshot, Verdict
 from .inference import Proposer
+from .junk import JunkGate
 from .likelihood import PoseLikelihood
-from .pixels import SparsePhotons
+from .pixels import SparsePhotons, pixels_of
 from .reconstruction import (
     BATCH_SIZE,
     MARCH,
@@ -40,12 +43,11 @@ from .reconstruction import (
     Reconstruction,
 )
 from .reconstruction_settings import ReconstructionSettings
+from .reservoir import Block, Growing, Volumes, add_volumes, scale_volumes
+from .stream_watch import StreamWatch
 from .workers import chunks
 
-F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
-Volumes = tuple[list[F32], list[F32]]
-"""Photons and exposure, each of both halves."""
 
 FEWEST_FIRST = 1000
 FIRST_WAIT_S = 20.0
@@ -80,32 +82,6 @@ CHANGED = object()
 """Said by nobody: the work is over, and the field is new."""
 
 
-@dataclass(eq=False)
-class Growing:
-    """Frames that came since the last update."""
-
-    evidence: Evidence
-    parts: list[SparsePhotons]
-    tally: F64
-    since: float = field(default_factory=time.monotonic)
-
-    def __len__(self) -> int:
-        return sum(map(len, self.parts))
-
-    def merge(self, photons: SparsePhotons, tally: F64) -> None:
-        """Take note of frames that `evidence` has."""
-        self.parts.append(photons)
-        self.tally += tally
-
-
-@dataclass(eq=False)
-class Block:
-    """Frames in the reservoir, and what they said when they were last seen."""
-
-    photons: SparsePhotons
-    evidence: Volumes
-
-
 class OnlineReconstruction(Reconstruction):
     """A `Reconstruction` that follows a stream.
 
@@ -126,7 +102,8 @@ class OnlineReconstruction(Reconstruction):
         self.blocks: deque[Block] = deque()
         self.uses: deque[tuple[float, int, float, float]] = deque()
         self.used = self.rounds = 0
-        self.live, self.marching, self.shedding = True, True, False
+        self.live, self.marching, self.shedding, self.blind = True, True, False, False
+        self.watch = StreamWatch()
         self.update_s = 0.0
         self.quiet_since = time.monotonic()
 
@@ -165,7 +142,13 @@ class OnlineReconstruction(Reconstruction):
         frames = photons = 0
         began: float | None = None
         while frames < RESERVOIR_FRAMES and photons < RESERVOIR_PHOTONS and not inlet.ended:
-            arrived, _ = self._take(inlet, WAIT_S)
+            arrivals = inlet.take(BATCH_SIZE, WAIT_S)
+            if arrivals.detector is not None:
+                for part in parts:
+                    self.table.note(part.index, DROPPED)
+                self._change_detector(arrivals.detector)
+                parts, frames, photons = [], 0, 0
+            arrived, _ = self._accept(arrivals)
             if len(arrived):
                 began = began or time.monotonic()
                 parts.append(arrived)
@@ -206,8 +189,15 @@ class OnlineReconstruction(Reconstruction):
         likelihood, proposers = yield from self._prepare(self.settings.proposals)
         again: Iterator[None] | None = None
         while not inlet.ended:
-            took, acquired = self._take(inlet, 0.0 if self._again_pays() else WAIT_S)
-            changed = False
+            arrivals = inlet.take(BATCH_SIZE, 0.0 if self._again_pays() else WAIT_S)
+            changed = arrivals.detector is not None
+            if arrivals.detector is not None:
+                if len(new):
+                    yield from self._close(new)
+                self._change_detector(arrivals.detector)
+                new = self._new_block()
+                likelihood, proposers = yield from self._prepare(self.settings.proposals)
+            took, acquired = self._accept(arrivals)
             if len(took):
                 new.merge(took, self._merge(took, likelihood, self._shed(proposers, inlet), new.evidence))
                 self._note_use(len(took), acquired)
@@ -246,12 +236,14 @@ class OnlineReconstruction(Reconstruction):
         if self.past is not None:
             scale_volumes(self.past, 0.5 ** (len(new) / self.half_life))
         self.blocks.append(Block(SparsePhotons.concatenate(new.parts), volumes))
+        self.first = self.first or self.blocks[-1].photons
         while len(self.blocks) > 1 and (len(self.blocks) > BLOCKS or self._photons_held() > RESERVOIR_PHOTONS):
             gone = min(self.blocks, key=lambda block: int(block.photons.index[0]))
             self.blocks.remove(gone)
             self.past = gone.evidence if self.past is None else add_volumes(self.past, gone.evidence)
         self.rounds, self.gaining = 0, True
         yield from self._explain(*self._total(), new.tally)
+        self.watch.note_update(self.used, self._likelihood(), self.resolution_q())
         self.update_s, self.marching = time.monotonic() - began, self.radius > radius
 
     def _volumes(self, evidence: Evidence) -> Generator[None, None, Volumes]:
@@ -291,13 +283,38 @@ class OnlineReconstruction(Reconstruction):
 
     # ---------------------------------------------------------------- what comes in
 
-    def _take(self, inlet: Inlet, wait_s: float) -> tuple[SparsePhotons, F64]:
+    def _accept(self, arrivals: Arrivals) -> tuple[SparsePhotons, F64]:
         """The next hits and when they were acquired; takes note of all that came."""
-        arrivals = inlet.take(BATCH_SIZE, wait_s)
         self._note(arrivals)
+        if self.blind:
+            self.table.note(arrivals.frames.index, DROPPED)
+            return self.pixels.sparse(arrivals.frames.take(slice(0, 0))), arrivals.acquired[:0]
         photons = self._receive(arrivals.frames)
         kept = np.isin(arrivals.frames.index, photons.index, assume_unique=True)
+        self.watch.note(len(photons), len(arrivals.not_hit), float(photons.count.sum()), len(arrivals.dropped))
         return photons, arrivals.acquired[kept]
+
+    def _change_detector(self, detector: Detector) -> None:
+        """Go on with another mask or geometry: evidence stays, the photons of the reservoir lie on pixels that went."""
+        try:
+            pixels = pixels_of(detector, self.pixels if self.begun else None)
+        except ValueError as error:
+            self.blind = True
+            self.watch.say(f"frames under the new detector are dropped: {error}")
+            return
+        self.blind, self.pixels = False, pixels
+        if not self.begun:
+            return
+        for block in self.blocks:
+            self.past = block.evidence if self.past is None else add_volumes(self.past, block.evidence)
+        self.blocks.clear()
+        self.first = None
+        self.radius = min(self.radius, pixels.orient_radius)
+        self.brightness = (pixels.response * self.profile(np.linalg.norm(pixels.q, axis=1))).astype(np.float32)
+        self.exposure = ExposureTable(pixels, self.brightness)
+        self.gate = JunkGate(pixels, self.brightness, self.speckle.size, self.junk_law)
+        self.amortised = AmortisedPoses(pixels, self.brightness, self.speckle.size, self.fluence_shape)
+        self.watch.say("mask or geometry changed")
 
     def _note(self, arrivals: Arrivals) -> None:
         self.table.note(arrivals.not_hit, NOT_HIT)
@@ -390,7 +407,10 @@ class OnlineReconstruction(Reconstruction):
         fading = f"evidence from before the reservoir halves every {self.half_life:,.0f} frames"
         live = self.watched()
         held = f"the last {live['reservoir']:,.0f} frames, seen again while the stream is slow"
-        return replace(snapshot, facts={**snapshot.facts, "reservoir": held, "memory": fading}, live=live)
+        return replace(
+            snapshot, facts={**snapshot.facts, "reservoir": held, "memory": fading}, live=live,
+            alerts=tuple(map(str, self.watch.alerts)),
+        )  # fmt: skip
 
     def watched(self) -> dict[str, float]:
         """Latency from acquisition to use over the last seconds, median and largest; frames in the reservoir."""
@@ -435,18 +455,3 @@ class OnlineReconstruction(Reconstruction):
         self.field = self._new_field(self.settings.field, np.random.default_rng(0))
         self.field.restore(arrays)
         self.restored = None
-
-
-def add_volumes(total: Volumes, more: Volumes) -> Volumes:
-    """Add evidence to `total`, in place."""
-    for kind, other in zip(total, more, strict=True):
-        for grid, addend in zip(kind, other, strict=True):
-            grid += addend
-    return total
-
-
-def scale_volumes(volumes: Volumes, factor: float) -> None:
-    """Let evidence count less, in place."""
-    for kind in volumes:
-        for grid in kind:
-            grid *= np.float32(factor)

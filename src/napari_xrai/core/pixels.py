@@ -126,18 +126,23 @@ class SparsePhotons:
         )
 
 
-def pixels_of(detector: Detector) -> Pixels:
+def pixels_of(detector: Detector, like: Pixels | None = None) -> Pixels:
     """Choose the voxel from the detector and lay its usable pixels out for the engine.
 
     The voxel is the step of one pixel in q beside the beam, or an integer multiple of it where the detector's edge
-    would lie beyond `LARGEST_RADIUS` voxels.
+    would lie beyond `LARGEST_RADIUS` voxels. With `like`, voxel and volume are those, pixels that look beyond are left
+    out, and the response of the pixels that both have is the same on the whole.
 
     Raises
     ------
     ValueError
-        Where the mask leaves fewer than 32 pixels.
+        Where the mask leaves fewer than 32 pixels, or q is in another unit than `like`.
     """
     usable = (detector.mask < BAD) & (detector.response > 0) & np.isfinite(detector.q).all(1)
+    if like is not None:
+        if detector.units != like.units:
+            raise ValueError(f"q is in {detector.units}, not in {like.units} as before")
+        usable &= np.linalg.norm(detector.q, axis=1) <= (like.edge - 5) / 2 * like.voxel_size
     if usable.sum() < 32:
         raise ValueError(f"the mask leaves {usable.sum()} usable pixels of {detector.n_pixels}: check the mask")
     step = pixel_step(detector.q[usable])
@@ -148,7 +153,7 @@ def pixels_of(detector: Detector) -> Pixels:
         raise ValueError(f"the mask leaves {orienting.sum()} pixels for orientation: check the mask")
     rho = np.hypot(detector.q[:, 0], detector.q[:, 1])
     limit = covered_radius(rho[orienting], step)
-    voxel = step * max(1, int(np.ceil(limit / step / LARGEST_RADIUS)))
+    voxel = step * max(1, int(np.ceil(limit / step / LARGEST_RADIUS))) if like is None else like.voxel_size
     orienting &= rho <= limit
     order = np.lexsort((rho, ~orienting))
     order = order[usable[order]]
@@ -156,9 +161,12 @@ def pixels_of(detector: Detector) -> Pixels:
     response = detector.response[order]
     rank = np.full(detector.n_pixels, -1, np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)
+    scale = response.mean()
+    if like is not None and (both := (rank >= 0) & (like.rank >= 0)).any():
+        scale = np.median(response[rank[both]] / like.response[like.rank[both]])
     return Pixels(
         q=np.ascontiguousarray(q, np.float32),
-        response=(response / response.mean()).astype(np.float32),
+        response=(response / scale).astype(np.float32),
         rho=rho[order] / voxel,
         azimuth=np.arctan2(q[:, 1], q[:, 0]) % (2 * np.pi),
         n_orient=int(orienting.sum()),
@@ -166,7 +174,7 @@ def pixels_of(detector: Detector) -> Pixels:
         voxel_size=voxel,
         units=detector.units,
         ewald_radius=detector.ewald_radius / voxel,
-        edge=2 * int(np.ceil(np.linalg.norm(q, axis=1).max())) + 5,
+        edge=2 * int(np.ceil(np.linalg.norm(q, axis=1).max())) + 5 if like is None else like.edge,
     )
 
 

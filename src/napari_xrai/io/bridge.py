@@ -7,53 +7,33 @@ https://rtd.xfel.eu/docs/data-analysis-user-documentation/en/latest/online/karab
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from .message_socket import EXTRA
 from .source import InputError
+from .train import MessageError, Part, Train
 
 LARGEST_TEXT = 2**31 - 1
-EXTRA = 'pip install "napari-xrai[euxfel]"'
 
 
-@dataclass(eq=False)
-class Part:
-    """One source's share of a train: values and arrays by key, and ``timestamp…`` metadata."""
-
-    data: dict[str, Any] = field(default_factory=dict)
-    metadata: dict[str, Any] = field(default_factory=dict)
+def speaks(parts: Sequence[bytes]) -> bool:
+    """Whether this message can be of version 2: pairs of parts."""
+    return len(parts) >= 2 and len(parts) % 2 == 0
 
 
-Train = dict[str, Part]
-"""By source name."""
-
-
-class MessageError(ValueError):
-    """A message that is not what the protocol says."""
-
-
-def require_zmq() -> Any:
-    """The zmq module, or in one sentence how to get it.
-
-    Raises
-    ------
-    InputError
-        If it is not installed.
-    """
+def _msgpack() -> Any:
     try:
-        import msgpack  # noqa: F401
-        import zmq
+        import msgpack
     except ImportError as error:
-        raise InputError(f"streams need {error.name}: {EXTRA}") from error
-    return zmq
+        raise InputError(f"karabo-bridge needs {error.name}: {EXTRA}") from error
+    return msgpack
 
 
 def pack(train: Mapping[str, Part]) -> list[bytes]:
     """The parts of a message."""
-    import msgpack
-
+    msgpack = _msgpack()
     parts: list[bytes] = []
     for source, part in train.items():
         arrays = {key: value for key, value in part.data.items() if isinstance(value, np.ndarray)}
@@ -76,9 +56,8 @@ def unpack(parts: Sequence[bytes]) -> Train:
     MessageError
         If the parts are no message, or sizes contradict each other. Nothing in a message is ever executed.
     """
-    import msgpack
-
-    if len(parts) < 2 or len(parts) % 2:
+    msgpack = _msgpack()
+    if not speaks(parts):
         raise MessageError(f"{len(parts)} part{'s' * (len(parts) != 1)}: version 2 has pairs")
     train: Train = {}
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.frames import Frames
+from ..core.frames import Detector, Frames
 from .batched import BatchedSource
 from .source import InputError
 from .stream import Batch
@@ -18,8 +18,9 @@ READ_AT_ONCE = 200
 LOOK_EVERY_S = 0.2
 SETTLED_S = 2.0
 """A file that did not change for so long is finished; frames at a file's end that stay empty so long are empty."""
-MOST_BEHIND_S = 60.0
-"""Frames that were in the file for so long and are still unread are dropped."""
+MOST_BEHIND_S, LEAST_BEHIND_S = 60.0, 5.0
+"""Frames that were in the file for so long and are still unread are dropped: at first the longer time, which the starts
+may take; it falls by half a second per second from when it has passed, so that a run that cannot keep up stays near."""
 FIRST_ERROR_S, LAST_ERROR_S = 0.5, 5.0
 
 
@@ -50,6 +51,7 @@ class GrowingFile:
         self._empty_since: float | None = None
         self._look_again = 0.0
         self._pause_s = FIRST_ERROR_S
+        self._began = time.monotonic()
 
     def next_batch(self, wait_s: float) -> Batch | None:
         """The next frames that are in the file."""
@@ -80,7 +82,8 @@ class GrowingFile:
 
     def _too_old(self) -> int:
         """Frames that the file has shown for too long: all those of a position below this."""
-        limit = time.time() - MOST_BEHIND_S
+        later = time.monotonic() - self._began - MOST_BEHIND_S
+        limit = time.time() - max(LEAST_BEHIND_S, MOST_BEHIND_S - max(0.0, later) / 2)
         return max((length for length, seen in self._seen_at if seen < limit), default=0)
 
     def _look(self) -> None:
@@ -107,9 +110,8 @@ class GrowingFile:
             self._look_again = time.monotonic() + LOOK_EVERY_S
             time.sleep(LOOK_EVERY_S / 2)
             return None
-        self._next += len(frames)
         self._pause_s = FIRST_ERROR_S
-        return Batch(frames, self._time_of(self._next - 1))
+        return self._taken(frames)
 
     def _written(self, frames: Frames) -> Frames:
         """Without the empty frames at the file's very end, unless they have been there for a while."""
@@ -134,8 +136,12 @@ class GrowingFile:
             self._next += 1
             self.faults["frames that cannot be read"] += 1
             return Batch(None, time.time(), 1)
-        self._next += 1
-        return Batch(frames, self._time_of(self._next - 1))
+        return self._taken(frames)
+
+    def _taken(self, frames: Frames) -> Batch:
+        index = self._next + np.arange(len(frames))
+        self._next += len(frames)
+        return Batch(frames, self._time_of(self._next - 1), names={"index": index})
 
     def _stumble(self, error: InputError) -> None:
         self.faults[str(error)] += 1
@@ -162,13 +168,21 @@ class FillingFolder:
         Gives a file's frames, or raises InputError: another detector, another experiment, no frames.
     is_frames : callable
         Whether a file can be one of frames.
+    detector : Detector or None
+        What is known before the first file is read; a file whose own is another one is given with it.
     skip : int
         Frames to leave out, that were seen before.
+
+    Attributes
+    ----------
+    paths : list of Path
+        Files read so far; frames are named by their ``file`` in it and their ``index`` in that.
     """
 
     def __init__(
-        self, folder: Path, open_file: Callable[[Path], BatchedSource], is_frames: Callable[[Path], bool], skip: int = 0
-    ) -> None:
+        self, folder: Path, open_file: Callable[[Path], BatchedSource], is_frames: Callable[[Path], bool],
+        detector: Detector | None, skip: int = 0,
+    ) -> None:  # fmt: skip
         self.faults: Counter[str] = Counter()
         self.max_age_s: float | None = None
         self.ended = False
@@ -177,7 +191,9 @@ class FillingFolder:
         self._done: set[Path] = set()
         self._batches: Iterator[Frames] = iter(())
         self._finished_at = time.time()
-        self._reading: Path | None = None
+        self.paths: list[Path] = []
+        self._detector, self._new_detector = detector, detector
+        self._index = 0
 
     def next_batch(self, wait_s: float) -> Batch | None:
         """The next frames of the file being read, or of the next one that is finished."""
@@ -187,22 +203,35 @@ class FillingFolder:
             self._give_up(error)
             return None
         if frames is not None:
-            n = len(frames)
-            frames = frames.take(slice(min(self._skip, n), None))
-            self._skip -= n - len(frames)
-            return Batch(frames, self._finished_at) if len(frames) else None
+            return self._batch(frames)
         path = self._next_finished()
         if path is None:
             time.sleep(wait_s)
             return None
-        self._reading = path
         self._done.add(path)
         self._finished_at = path.stat().st_mtime
         try:
-            self._batches = iter(self._open(path).batches(READ_AT_ONCE))
+            source = self._open(path)
         except InputError as error:
             self._give_up(error)
+            return None
+        self._batches, self._index = iter(source.batches(READ_AT_ONCE)), 0
+        self.paths.append(path)
+        self._new_detector = source.detector
         return None
+
+    def _batch(self, frames: Frames) -> Batch | None:
+        n = len(frames)
+        frames = frames.take(slice(min(self._skip, n), None))
+        self._skip -= n - len(frames)
+        self._index += n
+        if not len(frames):
+            return None
+        names = {"file": np.full(len(frames), len(self.paths) - 1), "index": self._index + np.arange(-len(frames), 0)}
+        detector = None
+        if self._new_detector is not None and not are_alike(self._detector, self._new_detector):
+            self._detector = detector = self._new_detector
+        return Batch(frames, self._finished_at, detector=detector, names=names)
 
     def _give_up(self, error: InputError) -> None:
         self._batches = iter(())
@@ -235,3 +264,10 @@ class FillingFolder:
     def close(self) -> None:
         """Close the file being read."""
         self._batches = iter(())
+
+
+def are_alike(one: Detector | None, other: Detector) -> bool:
+    """Whether two detectors see the same, pixel by pixel."""
+    return one is not None and all(
+        np.array_equal(getattr(one, name), getattr(other, name)) for name in ("q", "mask", "response")
+    )

@@ -8,8 +8,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from ..core.arrivals import Arrivals
 from ..core.frames import BAD, Detector, Frames
 from ..core.hits import HitFinder
+from .frame_names import FrameNames
 from .source import InputError
 from .stream import Batch, Stream
 
@@ -33,17 +35,26 @@ FEWEST_JUDGED_S = 3.0
 """The first frames wait so long until there are enough to tell hits from blanks."""
 
 
+@dataclass(eq=False)
 class _Waiting:
     """Frames in the queue: with positions and lit pixels, and when they came by either clock."""
 
-    def __init__(self, frames: Frames, lit: NDArray[np.int64], acquired: float) -> None:
-        self.frames, self.lit, self.acquired, self.came = frames, lit, acquired, time.monotonic()
+    frames: Frames
+    lit: NDArray[np.int64]
+    acquired: float
+    detector: Detector | None
+    names: dict[str, NDArray[Any]]
+    came: float = field(default_factory=time.monotonic)
 
     def take(self, n: int) -> _Waiting:
         """Split the first `n` frames off."""
-        first = _Waiting(self.frames.take(slice(0, n)), self.lit[:n], self.acquired)
-        first.came = self.came
-        self.frames, self.lit = self.frames.take(slice(n, None)), self.lit[n:]
+        rest = slice(n, None)
+        first = replace(
+            self, frames=self.frames.take(slice(0, n)), lit=self.lit[:n],
+            names={name: values[:n] for name, values in self.names.items()},
+        )  # fmt: skip
+        self.frames, self.lit, self.detector = self.frames.take(rest), self.lit[rest], None
+        self.names = {name: values[rest] for name, values in self.names.items()}
         return first
 
 
@@ -55,6 +66,8 @@ class StreamInlet:
     stream : Stream
     detector : Detector
         Its good pixels are those that may be lit.
+    names : FrameNames or None
+        Where to note what frames are called elsewhere.
     start : int
         Position of the first frame to come.
     most_frames : int or None
@@ -66,21 +79,23 @@ class StreamInlet:
     """
 
     def __init__(
-        self, stream: Stream, detector: Detector, *, start: int = 0, most_frames: int | None = None,
-        idle_timeout_s: float = 60.0, find_hits: bool = True,
+        self, stream: Stream, detector: Detector, names: FrameNames | None = None, *, start: int = 0,
+        most_frames: int | None = None, idle_timeout_s: float = 60.0, find_hits: bool = True,
     ) -> None:  # fmt: skip
         self.stream, self.idle_timeout_s = stream, idle_timeout_s
         self.received = start
         self.most_frames = np.inf if most_frames is None else most_frames
         self.finder = HitFinder() if find_hits else None
         self.error: InputError | None = None
+        self.names = names or FrameNames()
         self._usable = detector.mask < BAD
+        self._pending: Detector | None = None
         self._queue: deque[_Waiting] = deque()
         self._entries = self._waiting = 0
         self._dropped: list[NDArray[np.int64]] = []
-        self._revision: int | None = None
         self._change = threading.Condition()
         self._over = False
+        self._asked_at: float | None = None
         self._stopping = threading.Event()
         self._began = time.monotonic()
         self._thread = threading.Thread(target=self._receive, name="xrai-inlet", daemon=True)
@@ -123,33 +138,45 @@ class StreamInlet:
     def take(self, size: int, wait_s: float) -> Arrivals:
         """At most `size` frames, the oldest that wait; waits up to `wait_s` for the first."""
         with self._change:
+            if size and self._asked_at is None:
+                self._asked_at = time.monotonic()
             if size and not self._queue and wait_s and not self._over:
                 self._change.wait(wait_s)
             self._drop_the_old()
             taken: list[_Waiting] = []
             while self._queue and size > 0 and self._can_judge():
                 first = self._queue[0]
+                if taken and first.detector is not None:
+                    break
                 part = self._queue.popleft() if len(first.frames) <= size else first.take(size)
                 self._count(part, -1)
                 size -= len(part.frames)
                 taken.append(part)
             dropped, self._dropped = self._dropped, []
+            detector = None
+            if taken:
+                detector, self._pending = taken[0].detector or self._pending, None
             self._change.notify_all()
-        return self._judged(taken, dropped)
+        return self._judged(taken, dropped, detector)
 
     def _can_judge(self) -> bool:
         waited = time.monotonic() - self._began > FEWEST_JUDGED_S
         return self.finder is None or self.finder.sure or self._over or waited
 
-    def _judged(self, taken: list[_Waiting], dropped: list[NDArray[np.int64]]) -> Arrivals:
+    def _judged(
+        self, taken: list[_Waiting], dropped: list[NDArray[np.int64]], detector: Detector | None
+    ) -> Arrivals:  # fmt: skip
         frames = Frames.concatenate([part.frames for part in taken]) if taken else _none(len(self._usable))
         acquired = np.concatenate([np.full(len(p.frames), p.acquired) for p in taken]) if taken else np.zeros(0)
         hit = np.ones(len(frames), bool)
         if taken and self.finder is not None:
             hit = self.finder.hits(np.concatenate([part.lit for part in taken]))
+        if taken:
+            names = {name: np.concatenate([part.names[name] for part in taken]) for name in _common(taken)}
+            self.names.add(frames.index[hit], {name: values[hit] for name, values in names.items()})
         return Arrivals(
             frames.take(hit), acquired[hit], frames.index[~hit],
-            np.concatenate(dropped) if dropped else np.zeros(0, np.int64),
+            np.concatenate(dropped) if dropped else np.zeros(0, np.int64), detector,
         )  # fmt: skip
 
     # ---- the stream's side
@@ -177,26 +204,19 @@ class StreamInlet:
                 self._change.notify_all()
 
     def _put(self, batch: Batch) -> None:
-        frames, lost = batch.frames, batch.lost
-        if frames is not None and self._is_another_detector(batch):
-            self.stream.faults["frames under another geometry or mask"] += len(frames)
-            lost += len(frames)
-            frames = None
+        frames = batch.frames
+        if batch.detector is not None:
+            self._usable = batch.detector.mask < BAD
         with self._change:
             if frames is not None and len(frames):
                 frames = frames.take(slice(0, int(min(len(frames), self.most_frames - self.received))))
-                self._queue_up(self._placed(frames), batch.acquired)
-            lost = int(min(lost, self.most_frames - self.received))
+                self._queue_up(self._placed(frames), batch)
+            lost = int(min(batch.lost, self.most_frames - self.received))
             if lost:
                 self._dropped.append(np.arange(self.received, self.received + lost, dtype=np.int64))
                 self.received += lost
             self._drop_the_old()
             self._change.notify_all()
-
-    def _is_another_detector(self, batch: Batch) -> bool:
-        if self._revision is None:
-            self._revision = batch.revision
-        return batch.revision != self._revision
 
     def _placed(self, frames: Frames) -> Frames:
         """With the positions that are next."""
@@ -204,15 +224,16 @@ class StreamInlet:
         self.received += len(frames)
         return Frames(frames.start, frames.pixel, frames.count, index, frames.n_pixels)
 
-    def _queue_up(self, frames: Frames, acquired: float) -> None:
-        now = time.time()
+    def _queue_up(self, frames: Frames, batch: Batch) -> None:
+        now, acquired = time.time(), batch.acquired
         if not now - UNBELIEVABLE_S < acquired < now + 1:
             acquired = now
         good = np.concatenate([[0], np.cumsum(self._usable[frames.pixel])])
         lit = good[frames.start[1:]] - good[frames.start[:-1]]
         if self.finder is not None:
             self.finder.learn(lit)
-        part = _Waiting(frames, lit, min(acquired, now))
+        names = {name: values[: len(frames)] for name, values in batch.names.items()}
+        part = _Waiting(frames, lit, min(acquired, now), batch.detector, names)
         self._queue.append(part)
         self._count(part, 1)
 
@@ -225,14 +246,22 @@ class StreamInlet:
         return self._entries >= MOST_ENTRIES or self._waiting >= most
 
     def _drop_the_old(self) -> None:
-        age = self.stream.max_age_s
+        age, asked_at = self.stream.max_age_s, self._asked_at
         while self._queue:
-            too_old = age is not None and time.monotonic() - self._queue[0].came > age
+            too_old = False
+            if age is not None and asked_at is not None:  # until the engine is ready they wait for it
+                too_old = time.monotonic() - max(asked_at, self._queue[0].came) > age
             if not (too_old or (age is not None and self._is_full())):
                 return
             gone = self._queue.popleft()
+            self._pending = gone.detector or self._pending
             self._count(gone, -1)
             self._dropped.append(gone.frames.index)
+
+
+def _common(parts: list[_Waiting]) -> set[str]:
+    """Names that all of them have."""
+    return set.intersection(*(set(part.names) for part in parts))
 
 
 def _none(n_pixels: int) -> Frames:

@@ -7,25 +7,30 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from ..core.frames import BAD, Detector, Frames
 from . import cxi
 from .axes import USUAL, check_axes, frame_shape, guess_axes
 from .batched import BatchedSource, Rows, open_hdf5
-from .bridge import Train, unpack
 from .dense import Hdf5Frames
 from .follow import FillingFolder, GrowingFile
+from .frame_names import FrameNames
 from .inlet import StreamInlet
-from .karabo import BridgeSocket, KaraboStream, Socket, find_frames
+from .message_socket import MessageSocket, Socket
+from .message_stream import MessageStream, find_frames
 from .open import classify, describe, equip, open_source
 from .plain import split_dataset
+from .protocols import Decoder, protocol_of
 from .replay import Replay
 from .source import Beam, FrameSource, InputError
 from .stream import Stream
 from .stream_geometry import GEOMETRY_SOURCE, detector_of
+from .train import MessageError, Train
 from .units import check_beam
 
 LOOK_EVERY_S = 0.5
@@ -38,7 +43,7 @@ class StreamOptions:
     Parameters
     ----------
     address : str or None
-        ``tcp://host:port`` of a karabo-bridge server; None for files.
+        ``tcp://host:port`` of a server, ``tcp://*:port`` to be connected to; None for files.
     socket : "REQ", "SUB" or "PULL"
     data, axes : str or None
         ``SOURCE:KEY`` of the frames in a message, and the axes of that array (p pulse, m module, s slow, f fast).
@@ -68,13 +73,20 @@ class LiveSource:
     """
 
     def __init__(self, like: FrameSource, make: Callable[[int], Stream], words: str, options: StreamOptions) -> None:
-        self.format, self.paths, self.shape, self.n_pixels = words, like.paths, like.shape, like.n_pixels
+        self.format, self.shape, self.n_pixels = words, like.shape, like.n_pixels
+        self.paths: tuple[Path, ...] = like.paths
         self.detector: Detector | None = like.detector
         self.n_frames: int | None = None
         self.notes: tuple[str, ...] = getattr(like, "notes", ())
         self.missing: tuple[str, ...] = getattr(like, "missing", ())
         self.options, self._make = options, make
         self.stream: Stream | None = None
+        self.names = FrameNames()
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """What went wrong so far, in words, and how often."""
+        return dict(self.stream.faults) if self.stream is not None else {}
 
     @property
     def sentence(self) -> str:
@@ -87,9 +99,15 @@ class LiveSource:
         assert self.detector is not None
         self.stream = self._make(start)
         return StreamInlet(
-            self.stream, self.detector, start=start, most_frames=most_frames,
+            self.stream, self.detector, self.names, start=start, most_frames=most_frames,
             idle_timeout_s=self.options.idle_timeout_s, find_hits=self.options.find_hits,
         )  # fmt: skip
+
+    def identity(self, frames: NDArray[np.integer[Any]]) -> dict[str, NDArray[Any]]:
+        """What the frames at these positions in the order of reception are called elsewhere: see `FrameNames`."""
+        self.paths = tuple(getattr(self.stream, "paths", ())) or self.paths  # of a folder: what ``file`` counts
+        position = np.asarray(frames, np.int64)
+        return {"frame": position, **self.names.of(position)}
 
     def batches(self, size: int, start: int = 0) -> Iterator[Frames]:
         """Nothing: a stream cannot be read again."""
@@ -113,7 +131,7 @@ def open_live(
     """
     check_beam(beam)
     if options.address is not None:
-        return _open_bridge(options, detector, mask, beam)
+        return _open_socket(options, detector, mask, beam)
     if options.replay_hz is not None:
         source = _open(paths, detector, mask, beam)
         rate = options.replay_hz
@@ -179,7 +197,7 @@ def _open_folder(
 ) -> LiveSource:
     def open_file(path: Path) -> BatchedSource:
         source = _open([path], detector, mask, beam)
-        if source.n_pixels != first.n_pixels:
+        if source.shape != first.shape:
             raise InputError(f"{path} has frames of another shape than {first.paths[0]}: left out")
         return source
 
@@ -195,7 +213,9 @@ def _open_folder(
     first = _patiently(first_file, options.idle_timeout_s, str(folder))
     first.paths = (folder,)
     words = f"{first.format}, a folder followed while it fills"
-    return LiveSource(first, lambda start: FillingFolder(folder, open_file, is_frames, start), words, options)
+    return LiveSource(
+        first, lambda start: FillingFolder(folder, open_file, is_frames, first.detector, start), words, options
+    )
 
 
 class _Streamed(BatchedSource):
@@ -207,19 +227,24 @@ class _Streamed(BatchedSource):
         yield
 
 
-def _open_bridge(options: StreamOptions, detector: Path | None, mask: Path | None, beam: Beam) -> LiveSource:
+def _open_socket(options: StreamOptions, detector: Path | None, mask: Path | None, beam: Beam) -> LiveSource:
     assert options.address is not None
     if options.axes is not None and not check_axes(options.axes):
         raise InputError(f"--stream-axes must be letters of p m s f, each once, not {options.axes!r}")
-    socket = BridgeSocket(options.address, options.socket)
+    socket = MessageSocket(options.address, options.socket)
     try:
-        first = _first_train(socket, options)
+        protocol, decode, first = _first_train(socket, options)
         source, key, array = find_frames(first, options.data)
         axes, like = _fit(array.shape, first, options, detector, mask, beam)
         mask_of = like.detector.mask if like.detector is not None else np.zeros(like.n_pixels, np.uint8)
-        stream = KaraboStream(
-            socket, first, source=source, key=key, axes=axes, shape=like.shape, mask=mask_of,
+
+        def new_detector(said: dict[str, Any]) -> Detector:
+            return _streamed_detector(said, like, mask, beam)
+
+        stream = MessageStream(
+            socket, decode, first, source=source, key=key, axes=axes, shape=like.shape, mask=mask_of,
             adu_per_photon=options.adu_per_photon,
+            new_detector=new_detector if detector is None and GEOMETRY_SOURCE in first else None,
         )  # fmt: skip
         try:
             stream.frames_of(array)
@@ -230,21 +255,48 @@ def _open_bridge(options: StreamOptions, detector: Path | None, mask: Path | Non
         raise
     guessed = "" if options.axes else ", as guessed (--stream-axes)"
     like.notes += (f"{source}:{key} has axes {axes}{guessed}",)
-    words = f"karabo-bridge stream from {options.address}"
+    words = f"{protocol} stream from {options.address}"
     return LiveSource(like, lambda start: stream, words, options)
 
 
-def _first_train(socket: BridgeSocket, options: StreamOptions) -> Train:
+def _streamed_detector(said: dict[str, Any], like: BatchedSource, mask: Path | None, beam: Beam) -> Detector:
+    """The detector that a stream describes, with what the user says laid over it."""
+    detector = detector_of({**said, **_said_by(beam)})
+    if detector.shape != like.shape:
+        raise InputError(f"the stream describes frames of shape {detector.shape}, not {like.shape}")
+    other = _Streamed(like.format, like.paths, 0, like.shape, detector=detector)
+    equip(other, None, mask, Beam())
+    assert other.detector is not None
+    if not (other.detector.mask < BAD).any():
+        raise InputError("the mask leaves no good pixel: give another mask or detector file")
+    return other.detector
+
+
+def _said_by(beam: Beam) -> dict[str, Any]:
+    """What the user says of the beam, in the words of `detector_of`."""
+    known = {"energy_eV": beam.energy_eV, "polarization": beam.polarization}
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def _first_train(socket: MessageSocket, options: StreamOptions) -> tuple[str, Decoder, Train]:
+    """Protocol, decoder, and the first train with an array, with the geometry that came before it."""
     began = time.monotonic()
+    geometry: Train = {}
     while time.monotonic() - began < options.idle_timeout_s:
         parts = socket.receive(0.2)
-        if parts is not None:
-            try:
-                return unpack(parts)
-            except ValueError as error:
-                raise InputError(
-                    f"{options.address} does not speak karabo-bridge 2 ({error}): check the address and the server"
-                ) from error
+        if parts is None:
+            continue
+        try:
+            name, decode = protocol_of(parts)
+            train = decode(parts)
+        except MessageError as error:
+            raise InputError(
+                f"{options.address} speaks none of karabo-bridge 2, LCLStreamer's HDF5 and DECTRIS Stream V2 "
+                f"({error}): check the address and the server"
+            ) from error
+        geometry |= {GEOMETRY_SOURCE: train[GEOMETRY_SOURCE]} if GEOMETRY_SOURCE in train else {}
+        if set(train) - {GEOMETRY_SOURCE}:
+            return name, decode, {**geometry, **train}
     raise InputError(
         f"nothing came from {options.address} in {options.idle_timeout_s:g} s: is the server running there, and is "
         f"its socket for {options.socket} (--stream-socket)?"
@@ -257,7 +309,7 @@ def _fit(
     """Axes of the array and frames with a detector, such that they go together."""
     assert options.address is not None
     said = first.get(GEOMETRY_SOURCE)
-    own = detector_of(said.data) if said is not None and detector is None else None
+    own = detector_of({**said.data, **_said_by(beam)}) if said is not None and detector is None else None
     if options.axes is not None:
         choices = [options.axes]
     elif own is not None:
@@ -269,7 +321,7 @@ def _fit(
     for axes in choices:
         if len(axes) != len(array):
             continue
-        like = _Streamed("karabo-bridge", (Path(options.address),), 0, frame_shape(array, axes), missing=("geometry",))
+        like = _Streamed("stream", (Path(options.address),), 0, frame_shape(array, axes), missing=("geometry",))
         try:
             if own is not None and own.shape == like.shape:
                 like.detector, like.missing = own, ()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from ..core.frames import Frames
+from numpy.typing import NDArray
+
+from ..core.frames import Detector, Frames
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,14 +23,17 @@ class Batch:
         When, in seconds since the epoch.
     lost : int
         Frames that came but cannot be used: of a wrong shape, seen before, unreadable.
-    revision : int
-        Of geometry and mask: another number, another detector.
+    detector : Detector or None
+        That of these frames and all that follow, where it is another than before.
+    names : dict of str to (N,) array
+        What the frames are called elsewhere: ``trainId``, ``index`` in their file, ….
     """
 
     frames: Frames | None
     acquired: float
     lost: int = 0
-    revision: int = 0
+    detector: Detector | None = None
+    names: dict[str, NDArray[Any]] = field(default_factory=dict)
 
 
 class Stream(Protocol):

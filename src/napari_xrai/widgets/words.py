@@ -86,7 +86,9 @@ def frames_words(snapshot: Snapshot) -> str:
     latency = snapshot.live.get("latency_s", math.nan)
     if math.isfinite(latency):
         fates.append(f"used {latency:.1f} s after they were taken")
-    return " · ".join(fates)
+    alert = f"\n! {snapshot.alerts[-1]}" if snapshot.alerts else ""
+    faults = f"\n! {snapshot.facts['faults']}" if "faults" in snapshot.facts else ""
+    return " · ".join(fates) + alert + faults
 
 
 def hits_words(hits: int, looked_at: int, total: int) -> str:

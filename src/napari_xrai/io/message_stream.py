@@ -1,104 +1,45 @@
-"""Frames from a karabo-bridge server: trains of pulses over a socket, as the European XFEL streams them."""
+"""Frames out of messages, one array in each, whatever the protocol: what is damaged or comes twice is counted."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter, OrderedDict
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.frames import BAD, Frames
+from ..core.frames import BAD, Detector, Frames
 from .adu import photons_from_adu
 from .axes import in_frame_order
 from .batched import dense_frames
-from .bridge import MessageError, Part, Train, require_zmq, unpack
+from .message_socket import MessageSocket
+from .protocols import Decoder
 from .source import InputError
 from .stream import Batch
 from .stream_geometry import GEOMETRY_SOURCE, revision_of
+from .train import MessageError, Part, Train
 
-Socket = Literal["REQ", "SUB", "PULL"]
-
-MAX_AGE_S = 1.5
-SILENCE_S = 5.0
-"""A request that was not answered for so long may have been lost with its server: it is made again, on a new socket."""
-HEARTBEAT_MS, HEARTBEAT_LOST_MS = 1000, 5000
+MAX_AGE_S = 1.0
 REMEMBERED = 10_000
 """Messages: one that comes again is told from a new one."""
 TRAIN, SECONDS, FRACTION = "timestamp.tid", "timestamp.sec", "timestamp.frac"
 END = "end"
 """Key of our own server's end mark, in its source of geometry."""
+NAMES = ("trainId", "pulseId", "cellId", "seriesId", "imageId", "timestamp")
+"""What frames are called elsewhere, where a message has one such number for each."""
+NewDetector = Callable[[dict[str, Any]], Detector]
+"""Makes the detector that a stream describes, or raises InputError."""
 
 
-class BridgeSocket:
-    """Asks a server for messages, for ever: a server that went away is waited for.
-
-    Parameters
-    ----------
-    address : str
-        ``tcp://host:port``
-    socket : "REQ", "SUB" or "PULL"
-
-    Raises
-    ------
-    InputError
-        If the address makes no sense.
-    """
-
-    def __init__(self, address: str, socket: Socket = "REQ") -> None:
-        self._zmq = require_zmq()
-        self.address, self._kind = address, socket
-        self._context = self._zmq.Context()
-        self._socket: Any = None
-        self._asked: float | None = None
-        self.reconnected = 0
-        self._connect()
-
-    def receive(self, wait_s: float) -> list[bytes] | None:
-        """The parts of the next message; None if none came in time."""
-        if self._kind == "REQ" and self._asked is None:
-            self._socket.send(b"next")
-            self._asked = time.monotonic()
-        if not self._socket.poll(1000 * wait_s):
-            if self._asked is not None and time.monotonic() - self._asked > SILENCE_S:
-                self._connect()
-                self.reconnected += 1
-            return None
-        self._asked = None
-        parts: list[bytes] = self._socket.recv_multipart()
-        return parts
-
-    def _connect(self) -> None:
-        zmq = self._zmq
-        if self._socket is not None:
-            self._socket.close(linger=0)
-        self._socket = self._context.socket(getattr(zmq, self._kind))
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.RCVHWM, 2)
-        self._socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_LOST_MS)
-        if self._kind == "SUB":
-            self._socket.setsockopt(zmq.SUBSCRIBE, b"")
-        try:
-            self._socket.connect(self.address)
-        except zmq.ZMQError as error:
-            self.close()
-            raise InputError(f"{self.address} is no address of a stream ({error}): give tcp://host:port") from error
-        self._asked = None
-
-    def close(self) -> None:
-        """Hang up."""
-        self._socket.close(linger=0)
-        self._context.destroy(linger=0)
-
-
-class KaraboStream:
+class MessageStream:
     """A `Stream` of the frames in one array of each train.
 
     Parameters
     ----------
-    socket : BridgeSocket
+    socket : MessageSocket
+    decode : callable
+        Messages → trains.
     first : Train
         The train by which the rest was decided; it is the first to be given.
     source, key : str
@@ -111,21 +52,28 @@ class KaraboStream:
         What is bad may hold anything.
     adu_per_photon : float or None
         For values in detector units; None: they are photons.
+    new_detector : callable or None
+        Makes the detector when the stream describes another one; None: it was given by the user, and what is taken
+        under another is lost.
     """
 
     def __init__(
-        self, socket: BridgeSocket, first: Train, *, source: str, key: str, axes: str, shape: tuple[int, ...],
-        mask: NDArray[np.uint8], adu_per_photon: float | None = None,
+        self, socket: MessageSocket, decode: Decoder, first: Train, *, source: str, key: str, axes: str,
+        shape: tuple[int, ...], mask: NDArray[np.uint8], adu_per_photon: float | None = None,
+        new_detector: NewDetector | None = None,
     ) -> None:  # fmt: skip
         self.faults: Counter[str] = Counter()
         self.max_age_s: float | None = MAX_AGE_S
         self.ended = False
-        self._socket, self._first = socket, first
+        self._socket, self._decode, self._first = socket, decode, first
         self._source, self._key, self._axes, self._shape = source, key, axes, shape
         self._bad, self._gain = mask == BAD, adu_per_photon
         self._names: OrderedDict[tuple[Any, ...], None] = OrderedDict()
         self._newest = -1
-        self._revision = revision_of(_said(first))
+        self._new_detector = new_detector
+        self._detector: Detector | None = None
+        self._revision = self._first_revision = revision_of(_said(first))
+        self._is_lost = False
 
     def next_batch(self, wait_s: float) -> Batch | None:
         """The frames of the next train."""
@@ -140,9 +88,11 @@ class KaraboStream:
         if said is not None and said.get(END):
             self.ended = True
             return None
-        if said is not None:
-            self._revision = revision_of(said)
+        if said is not None and revision_of(said) != self._revision:
+            self._follow_detector(said)
         part = train.get(self._source)
+        if part is None and set(train) <= {GEOMETRY_SOURCE}:
+            return None
         if part is None or not isinstance(part.data.get(self._key), np.ndarray):
             self.faults[f"messages without {self._source}:{self._key}"] += 1
             return None
@@ -155,10 +105,21 @@ class KaraboStream:
         if parts is None:
             return None
         try:
-            return unpack(parts)
+            return self._decode(parts)
         except MessageError:
             self.faults["damaged messages"] += 1
             return None
+
+    def _follow_detector(self, said: dict[str, Any]) -> None:
+        """Take the detector that the stream has from now on; where that cannot be, its frames are lost."""
+        self._revision = revision_of(said)
+        self._is_lost = self._revision != self._first_revision
+        if self._new_detector is not None:
+            try:
+                self._detector = self._new_detector(said)
+                self._bad, self._is_lost = self._detector.mask == BAD, False
+            except InputError:
+                self._is_lost = True
 
     def _batch(self, part: Part, array: NDArray[Any]) -> Batch:
         acquired = acquisition_time(part.metadata)
@@ -166,15 +127,20 @@ class KaraboStream:
         n = array.shape[self._axes.index("p")] if "p" in self._axes and array.ndim == expected else 1
         if self._is_repeated(part.metadata):
             self.faults["messages that came twice"] += 1
-            return Batch(None, acquired, n, self._revision)
+            return Batch(None, acquired, n)
         if array.ndim != expected or in_frame_order(array, self._axes).shape[1:] != self._shape:
             self.faults["messages with frames of another shape"] += 1
-            return Batch(None, acquired, n, self._revision)
+            return Batch(None, acquired, n)
+        if self._is_lost:
+            self.faults["frames under a geometry or mask that is not the run's"] += n
+            return Batch(None, acquired, n)
         try:
-            return Batch(self.frames_of(array), acquired, 0, self._revision)
+            frames = self.frames_of(array)
         except InputError:
             self.faults["messages whose values are no photons"] += 1
-            return Batch(None, acquired, n, self._revision)
+            return Batch(None, acquired, n)
+        detector, self._detector = self._detector, None
+        return Batch(frames, acquired, 0, detector, names_of(part, n))
 
     def frames_of(self, array: NDArray[Any]) -> Frames:
         """Photons of a train's frames.
@@ -222,6 +188,19 @@ def acquisition_time(metadata: dict[str, Any]) -> float:
         return float(metadata["timestamp"])
     except (KeyError, TypeError, ValueError):
         return 0.0
+
+
+def names_of(part: Part, n: int) -> dict[str, NDArray[Any]]:
+    """What a message's `n` frames are called elsewhere: each name (n,)."""
+    found: dict[str, NDArray[Any]] = {}
+    for key, value in part.data.items():
+        name = next((name for name in NAMES if key.replace("/", ".").split(".")[-1] == name), None)
+        if name is not None and isinstance(value, np.ndarray) and value.size == n and value.dtype.kind in "uif":
+            found[name] = value.reshape(n)
+    train = part.metadata.get(TRAIN)
+    if "trainId" not in found and isinstance(train, int) and SECONDS in part.metadata:
+        found["trainId"] = np.full(n, train, np.int64)
+    return found
 
 
 def find_frames(train: Train, wanted: str | None) -> tuple[str, str, NDArray[Any]]:
