@@ -3,6 +3,7 @@
 import csv
 import gzip
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -206,8 +207,6 @@ def test_maps_of_a_run_are_valid_mrc(cli, run_folder, tmp_path):
         assert np.array_equal(file.data, snapshot.intensity.data)
     status, err = cli("run", "density.mrc")
     assert status == 2 and "no density yet" in err
-    from dataclasses import replace
-
     phased = replace(snapshot, density=Volume(np.ones((9, 9, 9), np.float32), 5.5, "angstrom"))
     folder.write_result(phased, "x", poses=False)
     assert cli("run", "map.mrc")[0] == 0
@@ -225,6 +224,46 @@ def test_a_run_goes_into_cxi_with_its_frames(cli, run_folder, tmp_path):
         assert np.array_equal(result["quaternion"][:], snapshot.poses.quaternion)
         assert np.array_equal(result["intensity"][:], snapshot.intensity.data)
         assert result["intensity"].attrs["units"] == "1/angstrom"
+
+
+def test_a_run_in_detector_voxels_comes_out_in_angstrom_once_its_energy_is_given(cli, run_folder, det, tmp_path):
+    folder, snapshot = run_folder
+    bare = replace(
+        snapshot, intensity=replace(snapshot.intensity, voxel_size=1.0, units="detector_voxel"),
+        density=Volume(np.ones((9, 9, 9), np.float32), 1 / 9, "1/detector_voxel"),
+    )  # fmt: skip
+    given = InputSettings(sources=[DATA / "photons.emc"], detector=det)
+    folder.start(Settings(input=given), overwrite=True)
+    folder.write_result(bare, "photons.emc", poses=True)
+    voxel = ENERGY / HC_EV_A / read_detector(det)[0].ewald_radius
+    assert cli("run", "intensity.mrc", "--energy", ENERGY)[0] == 0
+    assert cli("run", "density.mrc", "--energy", ENERGY)[0] == 0
+    with mrcfile.open(tmp_path / "intensity.mrc") as file:
+        assert float(file.voxel_size.x) == pytest.approx(1e4 * voxel) and "1e-4 1/A" in str(file.get_labels()[0])
+    with mrcfile.open(tmp_path / "density.mrc") as file:
+        assert float(file.voxel_size.x) == pytest.approx(1 / 9 / voxel)
+    assert cli("run", "all.cxi", "--energy", ENERGY, "--distance", 0.3)[0] == 0
+    with h5py.File(tmp_path / "all.cxi") as file:
+        assert file["entry_1/result_1/intensity"].attrs["voxel_size"] == pytest.approx(voxel)
+    assert open_source([tmp_path / "all.cxi"]).detector.energy_eV == pytest.approx(ENERGY)
+
+
+def test_options_that_a_run_has_no_use_for_are_refused(cli, run_folder, det):
+    for arguments, words in (
+        (("run", "map.mrc", "--energy", ENERGY), "run was made with its photon energy: leave out --energy"),
+        (("run", "poses.csv", "--energy", ENERGY), "--energy means nothing for this conversion of a run"),
+        (("run", "intensity.mrc", "--mask", det), "--mask means nothing for this conversion of a run"),
+    ):
+        status, err = cli(*arguments)
+        assert status == 2 and words in err, err
+
+
+def test_a_truncated_result_is_called_damaged(cli, run_folder, tmp_path):
+    result = tmp_path / "run" / "reconstruction.h5"
+    result.write_bytes(result.read_bytes()[:9000])
+    for arguments in (("run", "a.csv"), ("run", "a.mrc"), (result, "a.csv"), (result, "a.mrc")):
+        status, err = cli(*arguments)
+        assert status == 2 and ("damaged" in err or "truncated" in err) and err.count("\n") == 1, err
 
 
 def test_what_cannot_be_converted_is_one_line_and_leaves_nothing(cli, det, tmp_path):

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .core.frames import Frames, Snapshot
+from .core.frames import HC_EV_A, Frames, Snapshot
 from .io.batched import BatchedSource
 from .io.cxi_writer import CxiWriter
 from .io.dragonfly_writer import EmcWriter, write_detector
 from .io.geom_text import is_geom, read_geom
 from .io.lattice import in_rows, polarization_of
-from .io.open import classify, open_source
+from .io.open import classify, find_format, open_source
 from .io.pose_table import write_pose_table
 from .io.source import Beam, InputError
 from .run import read_run, write_density, write_intensity
@@ -54,6 +55,8 @@ def convert(given: InputSettings, out: Path) -> Steps:
             open_source(given.sources)  # says what is wrong with it
         raise InputError(f"{path} is a {kind} file: give frames, a .geom, or a run folder")
     if out.suffix not in writers[kind]:
+        if path.is_file():
+            find_format(path)  # says so, where it is damaged
         raise InputError(
             f"{out}: a {kind} file can be written as {', '.join(writers[kind])}: end the name with one of these"
         )
@@ -99,10 +102,53 @@ def _frames_to_cxi(given: InputSettings, out: Path) -> Steps:
 
 def _run_to_cxi(given: InputSettings, out: Path) -> Steps:
     path = given.sources[0]
+    snapshot, frames = _read_with_energy(given, {"energy_eV", "distance_m"})
+    return _to_cxi(frames(), out, _result(snapshot, read_pose_columns(path)[0]))
+
+
+def _read_with_energy(given: InputSettings, meant: set[str]) -> tuple[Snapshot, Callable[[], InputSettings]]:
+    """A run's result, its volumes in Å where only now a photon energy is given; and what to open its frames with.
+
+    Raises
+    ------
+    InputError
+        If it has no result, knows its energy already, or other options are given than are `meant`.
+    """
+    path = given.sources[0]
     saved = read_run(path)
-    if saved.settings is None or saved.snapshot is None:
-        raise InputError(f"{path} does not say which frames it is of: give the run folder, after its first report")
-    return _to_cxi(saved.settings.input, out, _result(saved.snapshot, read_pose_columns(path)[0]))
+    if saved.snapshot is None:
+        raise InputError(f"{path} has no result yet: wait for its first report")
+    said = {name: value for name, value in given.model_dump().items() if value is not None and name != "sources"}
+    for name in said:
+        if name not in meant:
+            option = name.split("_")[0] if name != "pixel_size_m" else "pixel-size"
+            raise InputError(f"--{option} means nothing for this conversion of a run: leave it out")
+
+    def frames() -> InputSettings:
+        if saved.settings is None:
+            raise InputError(f"{path} does not say which frames it is of: give the run folder")
+        return saved.settings.input.model_copy(update=said)
+
+    snapshot = saved.snapshot
+    if given.energy_eV is None:
+        return snapshot, frames
+    if snapshot.intensity.units != "detector_voxel":
+        raise InputError(f"{path} was made with its photon energy: leave out --energy")
+    detector = _open(frames().model_copy(update={"energy_eV": None})).detector
+    if detector is None or detector.units != "detector_voxel":
+        raise InputError(f"{path}: its frames have another geometry by now: give the detector that it was made with")
+    return _in_angstrom(snapshot, given.energy_eV / HC_EV_A / detector.ewald_radius), frames
+
+
+def _in_angstrom(snapshot: Snapshot, voxel_invA: float) -> Snapshot:
+    """The same result with its volumes in Å, for detector voxels of `voxel_invA`."""
+    intensity = replace(
+        snapshot.intensity, voxel_size=snapshot.intensity.voxel_size * voxel_invA, units="1/angstrom"
+    )  # fmt: skip
+    density = snapshot.density
+    if density is not None:
+        density = replace(density, voxel_size=density.voxel_size / voxel_invA, units="angstrom")
+    return replace(snapshot, intensity=intensity, density=density)
 
 
 def _to_cxi(given: InputSettings, out: Path, result: dict[str, tuple[NDArray[Any], dict[str, Any]]]) -> Steps:
@@ -175,9 +221,7 @@ def _geometry_to_dragonfly(given: InputSettings, out: Path) -> Steps:
 
 
 def _run_to_mrc(given: InputSettings, out: Path) -> Steps:
-    snapshot = read_run(given.sources[0]).snapshot
-    if snapshot is None:
-        raise InputError(f"{given.sources[0]} has no result yet: wait for its first report")
+    snapshot, _ = _read_with_energy(given, {"energy_eV"})
     if "intensity" in out.name:
         write_intensity(snapshot.intensity, out)
     elif snapshot.density is None:
@@ -188,5 +232,6 @@ def _run_to_mrc(given: InputSettings, out: Path) -> Steps:
 
 
 def _run_to_table(given: InputSettings, out: Path) -> Steps:
+    _read_with_energy(given, set())
     write_pose_table(out, *read_pose_columns(given.sources[0]))
     yield 0, 0

@@ -267,7 +267,7 @@ def test_an_abandoned_file_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_and_stumble()
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(InputError, match=r"cannot be written .*choose another folder"):
+    with pytest.raises(InputError, match=r"cannot be written .*make the folder .*nowhere first"):
         CxiWriter(tmp_path / "nowhere" / "a.cxi", detector, distance_m=0.1, polarization="none")
 
 

@@ -74,7 +74,21 @@ def test_hits_of_the_spi_groups_give_photons_geometry_mask_energy_and_background
     assert source.detector.energy_eV == pytest.approx(6000, rel=1e-9)
     # shots without a weight do not count
     np.testing.assert_allclose(source.detector.background, 0.01, rtol=1e-6)
-    assert describe(source).missing == ["polarisation"]
+    found = describe(source)
+    assert found.missing == ["polarisation"]
+    assert found.notes == ["the background in these files is not subtracted: it becomes part of the intensity"]
+
+
+@pytest.mark.parametrize(("what", "named"), [("source_1/energy", "photon energy"), ("detector_1/distance", "distance")])
+def test_a_jitter_from_shot_to_shot_is_said(tmp_path, what, named):
+    def jitter(file):
+        value = float(np.median(file[f"entry_1/instrument_1/{what}"][()]))
+        del file[f"entry_1/instrument_1/{what}"]
+        file[f"entry_1/instrument_1/{what}"] = value * (1 + 1e-3 * np.linspace(-1, 1, N))
+
+    write_spi_group(tmp_path / "hits.cxi", jitter)
+    source = open_source([tmp_path / "hits.cxi"])
+    assert any(note.startswith(f"the {named} varies by 0.18% from shot to shot") for note in source.notes)
 
 
 def test_merged_runs_repeat_the_geometry_and_their_energy_jitters(tmp_path):

@@ -14,8 +14,8 @@ from .source import Beam, InputError
 from .units import JOULE_PER_EV, check_distance_m, check_energy_eV, check_pixel_size_m
 
 SOURCE = "entry_1/instrument_1/source_1"
-SPREAD_WORTH_SAYING = 0.005
-"""Of the photon energy, from shot to shot, relative."""
+SPREAD_WORTH_SAYING = 1e-5
+"""Of a quantity, from shot to shot, relative: below it writers only round."""
 
 
 class CxiExperiment:
@@ -111,10 +111,14 @@ class CxiExperiment:
             self.notes.append("the photon energy is not in joule: taken as eV")
             energies = values
         energy = check_energy_eV(float(np.median(energies)), what)
-        spread = float(np.percentile(energies, 95) - np.percentile(energies, 5)) / energy
-        if spread > SPREAD_WORTH_SAYING:
-            self.notes.append(f"the photon energy varies by {spread:.1%} from shot to shot: its median is used")
+        self._say_spread("photon energy", energies)
         return energy
+
+    def _say_spread(self, what: str, values: NDArray[np.float64]) -> None:
+        """All frames are read with one number; it is said where it is not the same for all."""
+        spread = float(np.subtract(*np.percentile(values, [95, 5])) / np.median(values))
+        if spread > SPREAD_WORTH_SAYING:
+            self.notes.append(f"the {what} varies by {100 * spread:.2g}% from shot to shot: its median is used")
 
     def _polarization(self) -> Polarization | None:
         node = self._file.get(f"{SOURCE}/polarization")
@@ -128,6 +132,7 @@ class CxiExperiment:
         if not len(values):
             return None
         value: float = check(float(np.median(values)), f"{self._file.filename}: {DETECTOR}/{name}")
+        self._say_spread(name.replace("_", " "), values)
         return value
 
     def _values(self, name: str) -> NDArray[np.float64]:

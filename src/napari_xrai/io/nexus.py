@@ -16,9 +16,10 @@ from ..core.frames import BAD, Detector
 from .batched import open_hdf5
 from .chunks import check_chunks
 from .compression import require_readable
+from .cxi_geometry import SPREAD_WORTH_SAYING
 from .dense import DenseSource
 from .glance import Glance
-from .nexus_geometry import beam_energy_eV, length_m, module_groups, module_pixels, nexus_text
+from .nexus_geometry import beam_energy_eV, energy_spread, length_m, module_groups, module_pixels, nexus_text
 from .source import UNKNOWN_BEAM, Beam, InputError
 from .views import check_view
 
@@ -52,8 +53,13 @@ class NexusSource(DenseSource):
             own = Beam(
                 beam_energy_eV(_beams(entry)), length_m(detector, "distance"), length_m(detector, "x_pixel_size")
             )
+            spread = energy_spread(_beams(entry)) if beam.energy_eV is None else 0.0
             beam = beam.over(own)
             super().__init__("NeXus NXmx", path, shape, data[0].dtype, beam, f"{path}: {self._names[0]}")
+            if spread > SPREAD_WORTH_SAYING:
+                self.notes += (
+                    f"the photon energy varies by {100 * spread:.2g}% from shot to shot: its median is used",
+                )
             self.mask = self._read_mask(detector, data[0])
             geometry = self._geometry(detector, own)
         missing = [("geometry", geometry is None), ("polarisation", geometry and beam.polarization is None)]

@@ -122,6 +122,16 @@ def beam_energy_eV(groups: list[h5py.Group]) -> float | None:
     return None
 
 
+def energy_spread(groups: list[h5py.Group]) -> float:
+    """Relative spread of the photon energy, or wavelength, from shot to shot: between its 5th and 95th percentile."""
+    for beam in groups:
+        for node in (beam.get("incident_wavelength"), beam.get("incident_energy")):
+            if isinstance(node, h5py.Dataset) and _number(node) > 0:
+                values = np.asarray(node[()], np.float64).ravel()
+                return float(np.subtract(*np.nanpercentile(values, [95, 5])) / _number(node))
+    return 0.0
+
+
 def nexus_text(value: Any) -> str:
     """A string or attribute as text, however it was written; nothing for None."""
     if isinstance(value, np.ndarray) and value.size == 1:

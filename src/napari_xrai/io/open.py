@@ -32,6 +32,9 @@ PIXELS_AT_ONCE = 4_000_000
 """The first look of all takes no longer than this needs."""
 
 
+BACKGROUND_NOTE = "the background in these files is not subtracted: it becomes part of the intensity"
+
+
 @dataclass(frozen=True)
 class Description:
     """What was found, for a person and for a program.
@@ -207,6 +210,8 @@ def equip(source: BatchedSource, detector: Path | None, mask: Path | None, beam:
         _use_figures(source, beam)
     if mask is not None:
         _use_mask(source, mask)
+    if source.detector is not None and source.detector.background is not None:
+        source.notes = (*source.notes, BACKGROUND_NOTE)
 
 
 def _binned(source: BatchedSource, binning: int | Literal["auto"]) -> BatchedSource:
