@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from scipy.special import chdtrc, chdtri
 
+from .frame_table import FrameTable
 from .rotations import fibonacci_directions
 
 F64 = NDArray[np.float64]
@@ -122,6 +123,13 @@ class ViewDensity:
             self.node, density, self.power, float(np.sqrt(total / frames)), float(np.sqrt(freedom / frames)),
             probability, self.frames, _sentence(self.node, density, probability, self.frames),
         )  # fmt: skip
+
+
+def group_crowding(table: FrameTable, group: F64) -> float:
+    """Unevenness of views where a point group (n, 3, 3) is named; 0 without one, for then the frames of a symmetric
+    particle may lie in any of its equal views.
+    """
+    return ViewDensity(table.directions(group)).coverage().anisotropy if len(group) > 1 else 0.0
 
 
 def _legendre(degree: int, x: F64) -> tuple[F64, F64]:

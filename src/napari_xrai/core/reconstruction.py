@@ -14,7 +14,7 @@ from .agreement import intensity_agreement
 from .amortised import AmortisedPoses
 from .bootstrap import bootstrap
 from .contrast import photon_contrast
-from .coverage import ViewDensity
+from .coverage import group_crowding
 from .evidence import Evidence
 from .exposure import ExposureTable
 from .field import DARKEST, IntensityField, RadialProfile, grid_radius
@@ -54,7 +54,8 @@ MARCH = 0.5
 SEARCH_RADIUS = 1.9
 SEARCH_SAMPLING = 3.2
 
-MOST_STARTS = 5
+MOST_STARTS, MOST_STARTS_IN_A_GROUP, CROWDED_START = 5, 12, 0.4
+"""A named point group makes starts cheap, and most go wrong: their views crowd by more than this."""
 PASSES_PER_START = 2
 AGREEMENT = 0.9
 """Two starts whose intensities correlate so well, after rotation, have found the same particle: no more are made."""
@@ -115,6 +116,7 @@ class Reconstruction:
         self.begun, self.weighing, self.gaining = False, False, True
         self.restored: dict[str, NDArray[Any]] | None = None
         self.radius = self.agreement = self.settled = self.band_radius = 0.0
+        self.starts = 0
         self.fluence_shape, self.contrast_kept = float("inf"), 1.0
         self.junk_law: Law | None = None
 
@@ -213,7 +215,7 @@ class Reconstruction:
         best = -np.inf
         found: list[F32] = []
         received = self.table
-        for start in range(MOST_STARTS):
+        for start in range(MOST_STARTS if self.orbit is None else MOST_STARTS_IN_A_GROUP):
             rng = np.random.default_rng([self.settings.seed, start])
             self.field, self.table, self.updates = self._new_field("voxel", rng), FrameTable(), 0
             self.table.adopt(received)
@@ -234,18 +236,21 @@ class Reconstruction:
                 )
             likelihood = self.history["log_likelihood"][-1]
             shells = self.pixels.edge, self.pixels.inner_radius, self.radius
-            agreements = [intensity_agreement(self.field.ratio, ratio, *shells) for ratio in found]
-            found.append(self.field.ratio)
             if likelihood > best:
                 best, kept = likelihood, (self.field, self.table, self.carried, self.radius, self.history)
-            if agreements and max(agreements) > AGREEMENT:
+            self.starts += 1
+            if group_crowding(self.table, self.group) > CROWDED_START:
+                continue
+            agreements = [intensity_agreement(self.field.ratio, ratio, *shells) for ratio in found]
+            found.append(self.field.ratio)
+            self.agreement = max([self.agreement, *agreements])
+            if self.agreement > AGREEMENT:
                 break
-        self.agreement = max(agreements, default=0.0)
         found_field, self.table, self.carried, self.radius, self.history = kept
         # starts are voxels, cheapest at low resolution: another kind of field begins from what they found
         self.field = self._new_field(self.settings.field, np.random.default_rng([self.settings.seed, MOST_STARTS]))
         self.field.restore(found_field.state())
-        self.facts["starts"] = f"{len(found)}, of which the best two agree to {self.agreement:.2f}"
+        self.facts["starts"] = f"{self.starts}, of which the best two agree to {self.agreement:.2f}"
 
     def _passes(self, n_frames: int | None) -> int:
         """Passes known to be needed: as many updates as the resolution takes to the edge, and more while they pay."""
@@ -285,15 +290,9 @@ class Reconstruction:
         making = self.exposure.totals(field.ratio, field.edge, self.radius, threads)
         table = yield from self._with_progress(making)
         likelihood = PoseLikelihood(
-            self.pixels,
-            self.brightness,
-            self.exposure,
-            field.log_grid(),
-            table,
-            self.radius,
-            self.fluence_shape,
-            threads,
-        )
+            self.pixels, self.brightness, self.exposure, field.log_grid(), table,
+            self.radius, self.fluence_shape, threads,
+        )  # fmt: skip
         proposers: list[Proposer] = []
         if proposals in ("search", "both"):
             radius = max(min(SEARCH_RADIUS * self.speckle.size, self.radius), self.start_radius)
@@ -456,10 +455,10 @@ class Reconstruction:
         if self.phase != "done":
             return "improving", f"{self.phase}: {self.settled:.0%} of the poses stayed within 10° at the last update"
         count = self.table.counters()
-        crowding = 0.0 if self.orbit is None else ViewDensity(self.table.directions(self.group)).coverage().anisotropy
         return judge(
-            sampled=self.speckle.sampled, used=count.used, junk=count.junk, starts=MOST_STARTS,
-            agreement=self.agreement, settled=self.settled, contrast=self.contrast_kept, anisotropy=crowding,
+            sampled=self.speckle.sampled, used=count.used, junk=count.junk, starts=self.starts,
+            agreement=self.agreement, settled=self.settled, contrast=self.contrast_kept,
+            anisotropy=group_crowding(self.table, self.group),
         )  # fmt: skip
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -491,7 +490,7 @@ HISTORY = ("frames_seen", "log_likelihood", "resolution_q")
 
 CONTINUED = (
     "history", "facts", "passes_done", "updates", "radius", "agreement", "settled", "band_radius", "contrast_kept",
-    "junk_law", "gaining", "seen", "fluence_shape", "begun",
+    "junk_law", "gaining", "seen", "fluence_shape", "begun", "starts",
 )  # fmt: skip
 """Plain values of a `Reconstruction` that a state carries."""
 
