@@ -1,5 +1,7 @@
 """CXI as others write it: laid out here from their descriptions, or written by EXtra-data from its own mock files."""
 
+import gc
+import sys
 import time
 
 import h5py
@@ -11,7 +13,7 @@ from extra_data.tests.mockdata import write_file
 from extra_data.tests.mockdata.detectors import AGIPDModule
 
 from napari_xrai.core.frames import BAD, HC_EV_A, Frames
-from napari_xrai.io.open import describe, open_source
+from napari_xrai.io.open import classify, describe, is_ours, open_source
 from napari_xrai.io.source import InputError
 
 JOULE = 1.602176634e-19
@@ -218,6 +220,41 @@ def test_views_by_extra_data_are_read_and_ask_for_their_geometry(agipd_run, tmp_
         expected = module_frames(agipd_run, module)
         expected[:, 3, 5] = 0
         assert np.array_equal(got[:, module], expected)
+
+
+def test_a_run_folder_is_read_through_extra_data_and_never_written_to(agipd_run, capsys):
+    before = {path: path.stat().st_mtime_ns for path in agipd_run.iterdir()}
+    source = open_source([agipd_run])
+    assert classify(agipd_run) == "frames" and is_ours(agipd_run)
+    assert source.format == "European XFEL run, SPB_DET_AGIPD1M-1" and source.paths == (agipd_run,)
+    assert source.shape == (16, 512, 128) and describe(source).missing == ["geometry", "wavelength"]
+    got = Frames.concatenate(list(source.batches(3))).dense().reshape(4, 16, 512, 128)
+    expected = module_frames(agipd_run, 7)
+    expected[:, 3, 5] = 0
+    assert np.array_equal(got[:, 7], expected)
+    named = source.identity(np.array([0, 3]))
+    assert named["trainId"].tolist() == [10000, 10001] and {"pulseId", "cellId"} <= set(named)
+    assert {path: path.stat().st_mtime_ns for path in agipd_run.iterdir()} == before
+    view = source._view
+    del source
+    gc.collect()
+    assert not view.parent.exists()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_run_without_extra_data_says_what_to_install(agipd_run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "extra_data", None)
+    with pytest.raises(InputError, match=r'run of the European XFEL: pip install "napari-xrai\[euxfel\]"'):
+        open_source([agipd_run])
+
+
+def test_a_run_with_a_truncated_file_is_one_sentence(agipd_run, tmp_path):
+    for path in agipd_run.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    cut = tmp_path / "CORR-R0001-AGIPD07-S00000.h5"
+    cut.write_bytes(cut.read_bytes()[:5000])
+    with pytest.raises(InputError, match=r"AGIPD07-S00000\.h5 cannot be read: copy it again in full, or take it out"):
+        open_source([tmp_path])
 
 
 def test_a_view_whose_files_are_gone_says_how_many_frames_it_lacks(agipd_run, tmp_path):

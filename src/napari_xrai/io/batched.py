@@ -70,6 +70,10 @@ class BatchedSource(ABC):
     def _rows(self) -> AbstractContextManager[Rows]:
         """Open the file for as long as the block lasts."""
 
+    def _stored(self) -> Path:
+        """The file that is read."""
+        return self.paths[0]
+
     def _block(self) -> int:
         """Most frames that may be read at once."""
         return max(1, BLOCK_PIXELS // self.n_pixels)
@@ -124,7 +128,7 @@ class BatchedSource(ABC):
         }  # fmt: skip
         if not self.ids:
             return found
-        with open_hdf5(self.paths[0]) as file:
+        with open_hdf5(self._stored()) as file:
             for name, dataset in self.ids.items():
                 node = file.get(dataset)
                 if isinstance(node, h5py.Dataset) and node.ndim and len(node) >= (self.n_frames or 0):

@@ -70,7 +70,7 @@ class CxiSource(BatchedSource):
     @contextmanager
     def _rows(self) -> Iterator[Rows]:
         masks, what = self._masks, f"{self.paths[0]}: {self._dataset}"
-        with open_hdf5(self.paths[0]) as file:
+        with open_hdf5(self._stored()) as file:
             data = file[self._dataset]
 
             def each_under_its_mask(lo: int, hi: int) -> Frames:

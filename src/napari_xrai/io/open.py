@@ -15,6 +15,7 @@ from ..core.detector import Polarization, square_detector
 from ..core.frames import GOOD
 from .batched import BatchedSource
 from .binning import BinnedSource, working_binning
+from .euxfel import EuxfelRun, is_euxfel_run
 from .experiment import join
 from .folder import expand, in_order, without_repeats
 from .formats import FORMATS, DetectorFormat, FrameFormat, Kind, OtherFormat
@@ -110,7 +111,9 @@ def is_ours(path: Path) -> bool:
     """Whether a file, or one in a folder, can only be meant for X-RAI: a picture or a plain array could be anything."""
     path = Path(path)
     if path.is_dir():
-        return _classify_folder(path) == "run" or any(map(is_ours, _files_by_kind(path)["frames"]))
+        return (
+            _classify_folder(path) == "run" or is_euxfel_run(path) or any(map(is_ours, _files_by_kind(path)["frames"]))
+        )
     try:
         row = find_format(path) if path.is_file() and path.stat().st_size else None
     except InputError:
@@ -122,6 +125,8 @@ def is_ours(path: Path) -> bool:
 def _classify_folder(path: Path) -> Kind:
     if any((path / name).is_file() for name in ("reconstruction.h5", "metrics.jsonl")):
         return "run"
+    if is_euxfel_run(path):
+        return "frames"
     try:
         if {"input", "engine"} <= set(json.loads((path / "settings.json").read_text())):
             return "run"
@@ -243,7 +248,9 @@ def _sort_paths(paths: Sequence[Path]) -> tuple[list[Path], list[Path], list[Pat
         if path.is_file() and path.stat().st_size == 0:
             raise InputError(f"{path} is empty: copy it again")
         kind = classify(path)
-        if path.is_dir() and kind == "frames":
+        if path.is_dir() and is_euxfel_run(path):
+            sorted_["frames"].append(path)
+        elif path.is_dir() and kind == "frames":
             for found, files in _files_by_kind(path).items():
                 sorted_[found] += files
         elif path.is_dir() and kind == "unknown":
@@ -261,6 +268,8 @@ def _sort_paths(paths: Sequence[Path]) -> tuple[list[Path], list[Path], list[Pat
 
 
 def _open_frames(path: Path, beam: Beam) -> BatchedSource:
+    if path.is_dir():
+        return EuxfelRun(path, beam)
     if split_dataset(path)[1] is not None:
         return open_dataset(path, beam)
     row = find_format(path)
