@@ -11,7 +11,7 @@ import h5py
 import numba
 import numpy as np
 
-from napari_xrai.core.frames import BAD, Detector
+from napari_xrai.core.frames import BAD, Detector, Volume
 from napari_xrai.core.rotations import random_rotations
 from napari_xrai.io.open import open_source
 from napari_xrai.io.truth import read_truth
@@ -22,9 +22,10 @@ AT_ONCE = 200
 
 @dataclass
 class Klh1:
-    """The particle's true intensity in detector voxels (x, y, z), and the detector of its frames."""
+    """The particle's true intensity, as a volume in detector voxels and in (x, y, z) order, and the detector."""
 
     folder: Path
+    volume: Volume
     intensity: np.ndarray
     detector: Detector
 
@@ -34,8 +35,9 @@ class Klh1:
         folder = data / "klh1"
         detector = open_source([folder / "photons.emc"], detector=folder / "det_sim.h5").detector
         assert detector is not None
-        truth = read_truth(folder / "truth.h5").intensity
-        return cls(folder, np.ascontiguousarray(np.transpose(truth.data), np.float32), detector)
+        data = read_truth(folder / "truth.h5").intensity.data
+        intensity = np.ascontiguousarray(np.transpose(data), np.float32)
+        return cls(folder, Volume(data, 1.0, "detector_voxel"), intensity, detector)
 
     def frames(self, rotation: np.ndarray, photons: float, seed: int) -> Iterator[np.ndarray]:
         """Draw (AT_ONCE, 64, 64) counts at each of the rotations (N, 3, 3), `photons` each on average."""

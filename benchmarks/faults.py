@@ -52,7 +52,7 @@ class Outcome:
     counters: dict[str, int]
     faults: str
     before: int
-    """Frames received when the fault was made."""
+    """Frames used when the fault was made."""
     sum_held: bool
 
 
@@ -68,15 +68,15 @@ class Watched:
         path = self.out / "metrics.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
-    def wait_for(self, received: int, timeout_s: float = 180.0) -> int:
-        """Wait until so many frames were received; returns how many were."""
+    def wait_for(self, used: int, timeout_s: float = 500.0) -> int:
+        """Wait until so many frames were used; returns how many were."""
         until = time.monotonic() + timeout_s
         while time.monotonic() < until and self.process.poll() is None:
             lines = self.lines()
-            if lines and lines[-1]["received"] >= received:
-                return int(lines[-1]["received"])
+            if lines and lines[-1]["used"] >= used:
+                return int(lines[-1]["used"])
             time.sleep(0.5)
-        raise RuntimeError(f"{self.out.name}: {received} frames did not come")
+        raise RuntimeError(f"{self.out.name}: {used} frames were not used")
 
     def outcome(self, case: str, before: int, *, stop: bool = False) -> Outcome:
         """What came of it; with `stop` it is interrupted first, as by Ctrl-C."""
@@ -124,7 +124,7 @@ def dies(chosen: argparse.Namespace, folder: Path) -> Outcome:
     growing = folder / "dies.h5"
     with running(*this("--append", folder / "frames.h5", growing, "--rate", chosen.rate)) as writer:
         run = Watched(f"{growing}:/frames", chosen.data, folder / "dies", "--follow", "--idle-timeout", "10")
-        before = run.wait_for(4000)
+        before = run.wait_for(5000)
         writer.kill()
         return run.outcome("writer killed", before)
 
@@ -133,12 +133,12 @@ def truncated(chosen: argparse.Namespace, folder: Path) -> Outcome:
     growing = folder / "truncated.h5"
     with running(*this("--append", folder / "frames.h5", growing, "--rate", chosen.rate)) as writer:
         run = Watched(f"{growing}:/frames", chosen.data, folder / "truncated", "--follow", "--idle-timeout", "20")
-        before = run.wait_for(4000)
+        before = run.wait_for(5000)
         writer.kill()
     os.truncate(growing, growing.stat().st_size // 2)
     time.sleep(5)
     with running(*this("--append", folder / "frames.h5", growing, "--rate", 3 * chosen.rate)) as writer:
-        run.wait_for(before + 2000)
+        run.wait_for(before + 1000)
         writer.kill()
         return run.outcome("file cut to half, then written anew", before)
 
@@ -154,11 +154,11 @@ def restarted(chosen: argparse.Namespace, folder: Path) -> Outcome:
     command = serve(folder / "frames.h5", chosen.rate, PORT)
     with running(*command) as server:
         run = Watched(f"tcp://localhost:{PORT}", chosen.data, folder / "restarted")
-        before = run.wait_for(4000)
+        before = run.wait_for(5000)
         server.kill()
     time.sleep(8)
     with running(*command):
-        run.wait_for(before + 2000)
+        run.wait_for(before + 1000)
         return run.outcome("server killed, another after 8 s", before, stop=True)
 
 
@@ -175,11 +175,11 @@ def cut(chosen: argparse.Namespace, folder: Path) -> Outcome:
         ip("-n", NAMESPACE, "link", "set", "xrai1", "up")
         with running("ip", "netns", "exec", NAMESPACE, *serve(folder / "frames.h5", chosen.rate, PORT + 1)):
             run = Watched(f"tcp://{THERE}:{PORT + 1}", chosen.data, folder / "cut")
-            before = run.wait_for(4000)
+            before = run.wait_for(5000)
             ip("link", "set", "xrai0", "down")
             time.sleep(CUT_S)
             ip("link", "set", "xrai0", "up")
-            run.wait_for(before + 2000)
+            run.wait_for(before + 1000)
             return run.outcome(f"network cut for {CUT_S:.0f} s", before, stop=True)
     finally:
         ip("netns", "del", NAMESPACE)  # takes the link with it
@@ -247,7 +247,7 @@ def main() -> None:
         return append(*chosen.append, chosen.rate)
     if chosen.serve:
         return answer(chosen.serve, chosen.rate, chosen.port, chosen.mangle)
-    out = Table("fault", "exit", "received before", "received = dropped + not hit + junk + used", "sum held", "said")
+    out = Table("fault", "exit", "used before", "received = dropped + not hit + junk + used", "sum held", "said")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         Klh1.read(chosen.data).write(folder / "frames.h5", FRAMES, PHOTONS, seed=0)

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -42,7 +44,7 @@ def writer(path, n, pause=0.0, *more):
 
 
 def opened(path, **options):
-    live = open_live([path], StreamOptions(idle_timeout_s=2.0, **options), beam=BEAM)
+    live = open_live([Path(path)], StreamOptions(idle_timeout_s=5.0, **options), beam=BEAM)
     return live._make(0)
 
 
@@ -62,6 +64,17 @@ def test_a_file_that_grows_gives_every_frame_once_and_in_order(tmp_path):
     with writer(path, 300, 0.02):
         values, lost = received(opened(path), 300)
     assert values == [frame % 250 + 1 for frame in range(300)]
+    assert lost == 0
+
+
+def test_a_dataset_of_a_file_that_is_not_there_yet_is_waited_for(tmp_path):
+    path = tmp_path / "later.h5"
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(opened, f"{path}:/frames")
+        time.sleep(0.5)
+        writer(path, 20).communicate()
+        values, lost = received(opening.result(), 20)
+    assert values == list(range(1, 21))
     assert lost == 0
 
 

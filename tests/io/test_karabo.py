@@ -112,15 +112,16 @@ def test_twice_out_of_order_of_another_shape_and_damaged_each_counted_none_fatal
 
 def test_a_server_that_starts_again_is_found_again_even_if_it_counts_from_the_beginning(monkeypatch):
     monkeypatch.setattr(message_socket, "SILENCE_S", 0.3)
-    with serving(zmq.REP, [serialize(*train(1))]) as address:
+    with serving(zmq.REP, [serialize(*train(10))]) as address:
         _, stream = opened(address)
         assert len(received(stream, 6)[0]) == 6
         assert len(received(stream, 1, 0.5)[0]) == 0
-    with serving(zmq.REP, [serialize(*train(1, second=2000))], port=int(address.rpartition(":")[2])):
-        frames, lost = received(stream, 6)
+    with serving(zmq.REP, [serialize(*train(n, second=2000)) for n in range(3)], port=int(address.rpartition(":")[2])):
+        frames, lost = received(stream, 18)
     stream.close()
-    assert len(frames) == 6
+    assert len(frames) == 18
     assert lost == 0
+    assert stream.faults["messages out of order"] == 1
     assert stream.faults["silences after which it was asked again"] > 0
 
 

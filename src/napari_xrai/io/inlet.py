@@ -83,7 +83,7 @@ class StreamInlet:
         most_frames: int | None = None, idle_timeout_s: float = 60.0, find_hits: bool = True,
     ) -> None:  # fmt: skip
         self.stream, self.idle_timeout_s = stream, idle_timeout_s
-        self.received = start
+        self.received = self._start = start
         self.most_frames = np.inf if most_frames is None else most_frames
         self.finder = HitFinder() if find_hits else None
         self.error: InputError | None = None
@@ -122,12 +122,14 @@ class StreamInlet:
         Raises
         ------
         InputError
-            If the stream broke in a way that waiting does not mend.
+            If the stream broke in a way that waiting does not mend, or nothing but faults came.
         """
         with self._change:
             over = self._over and not self._queue and not self._dropped
         if over and self.error is not None:
             raise self.error
+        if over and self.received == self._start and self.stream.faults and not self._stopping.is_set():
+            raise InputError(next(iter(self.stream.faults)))
         return over
 
     @property

@@ -176,6 +176,7 @@ def _open_growing(
     if file.exists() and file.stat().st_size and not h5py.is_hdf5(file):
         raise InputError(f"{path} is not HDF5, which alone can be read while it grows: leave out --follow")
     source = _patiently(lambda: _open([path], detector, mask, beam), options.idle_timeout_s, str(path))
+    file, _ = split_dataset(path)  # before the file was there, FILE:DATASET could not be told from a name
     innermost = source
     while hasattr(innermost, "_source"):
         innermost = innermost._source

@@ -69,7 +69,7 @@ class MessageStream:
         self._source, self._key, self._axes, self._shape = source, key, axes, shape
         self._bad, self._gain = mask == BAD, adu_per_photon
         self._names: OrderedDict[tuple[Any, ...], None] = OrderedDict()
-        self._newest = -1
+        self._last = -1
         self._new_detector = new_detector
         self._detector: Detector | None = None
         self._revision = self._first_revision = revision_of(_said(first))
@@ -167,9 +167,9 @@ class MessageStream:
         self._names[name] = None
         if len(self._names) > REMEMBERED:
             self._names.popitem(last=False)
-        if train < self._newest:
+        if train < self._last:  # once, where a server starts again and counts from the beginning
             self.faults["messages out of order"] += 1
-        self._newest = max(self._newest, train)
+        self._last = train
         return False
 
     def notice(self) -> None:
