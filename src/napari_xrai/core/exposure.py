@@ -29,6 +29,9 @@ MOST_HARMONICS = 16
 LEAST_POINTS = 2 * MOST_HARMONICS + 8
 """Points on a ring: with fewer, a high harmonic would take V's mean for itself."""
 
+POINT_SPACING = 1.5
+"""Of points along a ring, voxels: V has no harmonics so fine that they would alias to those kept."""
+
 DIRECTIONS_PER_STEP = 128
 
 FINE_DEPTH = 8.0
@@ -59,7 +62,7 @@ class ExposureTable:
         total = np.bincount(ring, brightness)
         mean_radius = np.bincount(ring, pixels.rho) / np.maximum(np.bincount(ring), 1)
         present = np.flatnonzero(total > 0)
-        length = np.maximum(LEAST_POINTS, (2 * np.pi * mean_radius[present]).astype(int))
+        length = np.maximum(LEAST_POINTS, (2 * np.pi / POINT_SPACING * mean_radius[present]).astype(int))
         self.ring_of_point = np.repeat(present, length)
         azimuth = np.concatenate([np.arange(k) * 2 * np.pi / k for k in length])
         rho = mean_radius[self.ring_of_point]
