@@ -30,6 +30,16 @@ def test_lists_are_what_hdf5_reads(tmp_path, lengths, chunk, data):
     assert np.array_equal(values, np.concatenate(expected))
 
 
+def test_lists_of_which_none_was_ever_written_are_empty(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for n in range(20):
+            file.create_dataset(f"{n}", (5,), h5py.vlen_dtype(np.int32), chunks=(1 + n % 3,))
+    with h5py.File(tmp_path / "a.h5") as file, (tmp_path / "a.h5").open("rb") as raw:
+        for n in range(20):
+            values, found = ListReader(raw, "a.h5").read(file[f"{n}"], 1, 5)
+            assert len(values) == 0 and found.tolist() == [0, 0, 0, 0]
+
+
 def test_other_numbers_are_left_to_hdf5(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         for name, kind in (("wide", np.int64), ("real", np.float32), ("swapped", ">i4")):

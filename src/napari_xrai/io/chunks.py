@@ -95,12 +95,13 @@ def raw_chunk(data: h5py.Dataset, corner: tuple[int, ...], what: str) -> tuple[b
     """
     try:
         skipped, raw = data.id.read_direct_chunk(corner, out=np.empty(_most_bytes(data), np.uint8))
-    except ValueError as error:  # too small a room
-        raise _claims_too_much(what) from error
-    except RuntimeError as error:
-        if "not allocated" not in str(error):
+    except (ValueError, RuntimeError) as error:
+        # of a dataset without any chunk HDF5 tells no size, but whatever was in memory
+        if "not allocated" in str(error) or data.id.get_num_chunks() == 0:
+            return b"", 0
+        if isinstance(error, RuntimeError):
             raise
-        return b"", 0
+        raise _claims_too_much(what) from error  # too small a room
     return raw, int(skipped)
 
 
