@@ -8,6 +8,8 @@ import pytest
 
 from napari_xrai.core import bootstrap, online, reconstruction
 from napari_xrai.core.arrivals import Arrivals
+from napari_xrai.core.blank_background import BlankBackground
+from napari_xrai.core.field import grid_radius
 from napari_xrai.core.frames import BAD, HC_EV_A, USED, Frames
 from napari_xrai.core.online import OnlineReconstruction
 from napari_xrai.core.particle import builtin_particle
@@ -144,6 +146,25 @@ def test_another_mask_is_gone_on_with_and_one_that_leaves_nothing_costs_its_fram
     assert np.median(error[snapshot.poses.frame > 640]) < 12
     arrays, _ = engine.state()
     assert len(arrays["first_index"]) and arrays["first_index"].min() >= 620
+
+
+def test_light_that_is_in_blanks_too_is_taken_off_the_intensity(data):
+    detector = data[0]
+    rng = np.random.default_rng(0)
+    radius = np.linalg.norm(detector.q, axis=1)
+    light = 3 * np.exp(-radius / radius.max()) * detector.response * (detector.mask < BAD)
+    background = BlankBackground()
+    pixels = pixels_of(detector)
+    seen = grid_radius(pixels.edge) < pixels.orient_radius
+    volume = np.full(pixels.edge**3, 100, np.float32)
+    np.testing.assert_array_equal(background.taken_off(volume, np.ones_like(volume), pixels), volume)
+    background.note(Frames.from_dense(rng.poisson(light, (2000, detector.n_pixels))))
+    scale = detector.response[pixels.rank >= 0][0] / pixels.response[pixels.rank[pixels.rank >= 0][0]]
+    expected = 3 * scale * np.exp(-grid_radius(pixels.edge) * pixels.voxel_size / radius.max())
+    off = volume - background.taken_off(volume, np.ones_like(volume), pixels)
+    inner = grid_radius(pixels.edge) >= pixels.inner_radius + 1
+    np.testing.assert_allclose(off[seen & inner], expected[seen & inner], rtol=0.1)
+    assert "2,000 without a particle" in background.sentence
 
 
 def test_a_moved_detector_is_laid_on_the_same_volume(data):

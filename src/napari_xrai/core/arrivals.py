@@ -23,6 +23,8 @@ class Arrivals:
         When each was acquired, in seconds since the epoch.
     not_hit, dropped : (M,), (K,) int64
         Positions of received frames that are not given: no particle in them; lost for want of time, or unusable.
+    blanks : Frames or None
+        Those of `not_hit` that can tell of the background: the hit finder knows them from hits.
     detector : Detector or None
         That of these frames and all that follow, where it is another than before.
     """
@@ -32,6 +34,7 @@ class Arrivals:
     not_hit: NDArray[np.int64]
     dropped: NDArray[np.int64]
     detector: Detector | None = None
+    blanks: Frames | None = None
 
 
 class Inlet(Protocol):

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from . import kernels, pose_uncertainty
 from .amortised import AmortisedPoses
 from .arrivals import Arrivals, Inlet
+from .blank_background import BlankBackground
 from .evidence import Evidence
 from .exposure import ExposureTable
 from .frame_table import FrameTable
@@ -53,7 +54,7 @@ FEWEST_FIRST = 1000
 FIRST_WAIT_S = 20.0
 """The starts begin with `RESERVOIR_FRAMES`, or with so many after so long."""
 
-BLOCK_FRAMES, LARGEST_BLOCK = 2000, 16_000
+BLOCK_FRAMES, LARGEST_BLOCK = 2000, 8000
 BLOCKS = 4
 """Frames merged between updates, and how many such blocks the reservoir holds."""
 UPDATING_SHARE, MARCHING_SHARE = 0.2, 0.5
@@ -103,7 +104,7 @@ class OnlineReconstruction(Reconstruction):
         self.uses: deque[tuple[float, int, float, float]] = deque()
         self.used = self.rounds = 0
         self.live, self.marching, self.shedding, self.blind = True, True, False, False
-        self.watch = StreamWatch()
+        self.watch, self.background = StreamWatch(), BlankBackground()
         self.update_s = 0.0
         self.quiet_since = time.monotonic()
 
@@ -302,7 +303,7 @@ class OnlineReconstruction(Reconstruction):
             self.blind = True
             self.watch.say(f"frames under the new detector are dropped: {error}")
             return
-        self.blind, self.pixels = False, pixels
+        self.blind, self.pixels, self.background = False, pixels, BlankBackground()
         if not self.begun:
             return
         for block in self.blocks:
@@ -319,6 +320,8 @@ class OnlineReconstruction(Reconstruction):
     def _note(self, arrivals: Arrivals) -> None:
         self.table.note(arrivals.not_hit, NOT_HIT)
         self.table.note(arrivals.dropped, DROPPED)
+        if arrivals.blanks is not None and not self.blind:
+            self.background.note(arrivals.blanks)
         if self.most_frames:
             self.fraction = min(1.0, self.table.length / self.most_frames)
         else:
@@ -407,8 +410,12 @@ class OnlineReconstruction(Reconstruction):
         fading = f"evidence from before the reservoir halves every {self.half_life:,.0f} frames"
         live = self.watched()
         held = f"the last {live['reservoir']:,.0f} frames, seen again while the stream is slow"
+        facts = {**snapshot.facts, "reservoir": held, "memory": fading}
+        if self.background.sentence:
+            facts["background"] = self.background.sentence
+        data = self.background.taken_off(snapshot.intensity.data, snapshot.weight.data, self.pixels)
         return replace(
-            snapshot, facts={**snapshot.facts, "reservoir": held, "memory": fading}, live=live,
+            snapshot, facts=facts, live=live, intensity=replace(snapshot.intensity, data=data),
             alerts=tuple(map(str, self.watch.alerts)),
         )  # fmt: skip
 

@@ -179,6 +179,7 @@ class StreamInlet:
         return Arrivals(
             frames.take(hit), acquired[hit], frames.index[~hit],
             np.concatenate(dropped) if dropped else np.zeros(0, np.int64), detector,
+            frames.take(~hit) if self.finder is not None and self.finder.threshold > 1 else None,
         )  # fmt: skip
 
     # ---- the stream's side
