@@ -73,7 +73,7 @@ class CurvesView(QTabWidget):
         return QSize(340, 165)
 
     def minimumSizeHint(self) -> QSize:  # noqa: D102
-        return QSize(200, 130)
+        return QSize(200, 110)
 
     def clear_curves(self) -> None:
         """Empty plots, for a new run."""

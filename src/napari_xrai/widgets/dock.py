@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from qtpy.QtCore import Qt
-from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from qtpy.QtCore import QSize, Qt
+from qtpy.QtGui import QDragEnterEvent, QDropEvent, QResizeEvent
 from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
@@ -40,6 +40,18 @@ class Words(QLabel):
         self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
 
+    def sizeHint(self) -> QSize:  # noqa: D102
+        hint = super().sizeHint()
+        return QSize(hint.width(), self.heightForWidth(self.width())) if self.isVisible() else hint
+
+    def minimumSizeHint(self) -> QSize:  # noqa: D102
+        return QSize(0, self.sizeHint().height())
+
+    def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: D102
+        super().resizeEvent(event)
+        if event.size().width() != event.oldSize().width():
+            self.updateGeometry()
+
     def setText(self, text: str) -> None:  # noqa: D102
         for sign in "/_":
             text = text.replace(sign, sign + BREAK)
@@ -47,6 +59,16 @@ class Words(QLabel):
 
     def text(self) -> str:  # noqa: D102
         return str(super().text()).replace(BREAK, "")
+
+
+class Column(QVBoxLayout):
+    """Parts below each other that may shrink to their least height before they get a scroll bar.
+
+    Words that wrap would make Qt ask for the height that all parts like best.
+    """
+
+    def hasHeightForWidth(self) -> bool:  # noqa: D102
+        return False
 
 
 class Dock(QWidget):

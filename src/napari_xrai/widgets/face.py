@@ -13,7 +13,6 @@ from qtpy.QtWidgets import (
     QProgressBar,
     QPushButton,
     QSlider,
-    QVBoxLayout,
     QWidget,
 )  # fmt: skip
 from superqt import QCollapsible
@@ -22,7 +21,7 @@ from ..layers import DEFAULT_LEVEL, Picture, View
 from ..settings import EngineSettings
 from .after_run import AfterRun
 from .curves import CurvesView
-from .dock import Dock, Words, row
+from .dock import Column, Dock, Words, row
 from .drop import DropZone
 from .form import SettingsForm
 from .found import FoundView
@@ -174,7 +173,7 @@ class Face(Dock):
         settings.content().layout().setContentsMargins(0, 2, 0, 0)
         settings.addWidget(self.form)
         content = QWidget(self)
-        column = QVBoxLayout(content)
+        column = Column(content)
         column.setContentsMargins(8, 6, 8, 6)
         column.setSpacing(5)
         for part in (

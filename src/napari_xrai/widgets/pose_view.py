@@ -40,7 +40,7 @@ class PoseView(QWidget):
         self._coloring.currentIndexChanged.connect(self._draw)
         # the canvas is napari's kind of widget; its own hint would collapse it to a sliver
         self._canvas = scene.SceneCanvas(keys=None, show=False, parent=self, size=(320, 150))
-        self._canvas.native.setMinimumSize(160, 95)
+        self._canvas.native.setMinimumSize(160, 70)
         self._canvas.events.draw.connect(self._ask_renderer)
         self._view = self._canvas.central_widget.add_view()
         self._view.camera = scene.TurntableCamera(fov=0, elevation=20, azimuth=30, distance=3, scale_factor=2.05)
@@ -65,7 +65,7 @@ class PoseView(QWidget):
         return QSize(340, 165)
 
     def minimumSizeHint(self) -> QSize:  # noqa: D102
-        return QSize(200, 125)
+        return QSize(200, 100)
 
     @property
     def software_rendering(self) -> bool:
