@@ -38,8 +38,9 @@ from .settings import Settings
 SETTINGS, METRICS, CHECKPOINT = "settings.json", "metrics.jsonl", "checkpoint"
 MAPS = ("intensity.mrc", "density.mrc")
 
-ROWS_PER_BLOCK = 2**20
-"""Per-frame arrays go to the checkpoint in blocks of so many rows; an unchanged block is not written again."""
+ROWS_PER_BLOCK = 2**18
+"""Long arrays go to the checkpoint in blocks of so many rows; an unchanged block is not written again, and putting one
+together takes little memory."""
 
 Arrays = dict[str, NDArray[Any]]
 
