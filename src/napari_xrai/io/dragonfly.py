@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..core.frames import BAD, Detector, Frames
 from .batched import BatchedSource, Rows, check_header, dense_frames, find_ids, open_hdf5, sparse_frames
+from .chunks import check_chunks
 from .glance import Glance
 from .source import InputError
 from .vlen import ListReader, can_read_lists
@@ -125,6 +126,7 @@ class Hdf5Photons(BatchedSource):
                 kind = h5py.check_vlen_dtype(file[name].dtype)
                 if file[name].ndim != 1 or kind is None or np.dtype(kind).kind not in "iu":
                     raise InputError(f"{path}: {name} is no list of pixels per frame: write it again")
+                check_chunks(file[name], f"{path}: {name}")
             n_pixels = int(np.ravel(file["num_pix"][()])[0])
             lengths = {file[name].shape[0] for name in names}
             if len(lengths) != 1:

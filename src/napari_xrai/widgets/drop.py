@@ -8,7 +8,7 @@ from qtpy.QtCore import QMimeData, QSize, Qt, Signal
 from qtpy.QtGui import QDragEnterEvent, QDragLeaveEvent, QDropEvent, QKeyEvent, QMouseEvent
 from qtpy.QtWidgets import QFileDialog, QFrame, QLabel, QVBoxLayout, QWidget
 
-EMPTY = "<b>Drop frames, detector and mask here</b><br>CXI or Dragonfly, in one gesture; or a run folder<br>{links}"
+EMPTY = "<b>Drop frames, detector and mask here</b><br>CXI, Dragonfly, NeXus, HDF5, NumPy; or a run<br>{links}"
 LOADED = "<b>{names}</b><br>drop more &nbsp;·&nbsp; {links}"
 LINKS = (
     '<a style="color:{0}" href="files">Choose files…</a> &nbsp;·&nbsp; <a style="color:{0}" href="run">Run folder…</a>'

@@ -12,6 +12,7 @@ from ..first_look_geometry import Ring
 from ..first_look_layout import Layout
 from ..layers import FIRST_LOOK, KEY, Kind
 from .look_job import Opened
+from .patterns import FRAME_AXES
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -66,7 +67,7 @@ class LookLayers:
         bright = kwargs["contrast_limits"][1]
         layer = self.viewer.add_image(data, **{**kwargs, **self._colors(bright)})
         layer.contrast_limits_range = (0.0, 20 * bright)
-        self.viewer.dims.axis_labels = ("frame", "y", "x")[-self.viewer.dims.ndim :]
+        self.viewer.dims.axis_labels = FRAME_AXES[-self.viewer.dims.ndim :]
         self.viewer.dims.set_current_step(0, 0)
         if keep_mask:
             self.viewer.layers.move(0, len(self.viewer.layers))

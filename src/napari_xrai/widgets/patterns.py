@@ -9,6 +9,9 @@ from ..layers import KEY
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
+FRAME_AXES = ("#", "y", "x")
+"""Napari leaves room for one letter beside the slider."""
+
 
 def show_patterns(viewer: Viewer, patterns: tuple[Any, dict[str, Any], str], *, hidden: bool) -> None:
     """Put patterns on the canvas, in place of those of other files.
@@ -33,4 +36,5 @@ def show_patterns(viewer: Viewer, patterns: tuple[Any, dict[str, Any], str], *, 
         viewer.dims.ndisplay = 2
     viewer.add_layer(layer)
     if layer.visible:
+        viewer.dims.axis_labels = FRAME_AXES[-viewer.dims.ndim :]
         viewer.dims.set_current_step(0, 0)  # napari begins in the middle
