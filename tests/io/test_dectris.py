@@ -109,11 +109,12 @@ def test_the_beam_centre_is_where_the_series_says():
     assert step == pytest.approx(75e-6 / 0.25 * 8000 / 12398.42, rel=1e-3)
 
 
-def test_pixels_without_data_have_no_photons():
+def test_pixels_without_data_have_no_photons_and_are_masked():
     frame = FRAMES[0].copy()
     frame[3, 3] = 65535
-    _, _, batches = collected([start(), image(0, frame)], 1)
+    live, _, batches = collected([start(), image(0, frame)], 1)
     assert dense(batches)[0, 3, 3] == 0
+    assert live.detector.mask.reshape(SHAPE)[3, 3] == BAD and (live.detector.mask == BAD).sum() == 1
 
 
 def test_a_series_under_another_geometry_brings_its_detector_and_one_of_another_shape_is_counted():

@@ -16,7 +16,7 @@ from ..core.detector import square_panel
 from ..core.frames import BAD, GOOD, HC_EV_A
 from .source import InputError
 from .stream_geometry import GEOMETRY_SOURCE
-from .train import MessageError, Part, Train
+from .train import NO_DATA, MessageError, Part, Train
 
 EXTRA = 'pip install "napari-xrai[dectris]"'
 SOURCE = "dectris"
@@ -72,17 +72,17 @@ def _image(message: dict[str, Any]) -> Part:
     series, image = int(message["series_id"]), int(message["image_id"])
     began: datetime = message["series_date"]
     ticks, per_second = message["stop_time"]
-    data: dict[str, Any] = {f"data/{name}": _photons(array_of(node)) for name, node in message["data"].items()}
+    images = {f"data/{name}": array_of(node) for name, node in message["data"].items()}
+    data: dict[str, Any] = {name: np.where(_is_empty(a), 0, a).astype(a.dtype) for name, a in images.items()}
+    data[NO_DATA] = np.any([_is_empty(a) for a in images.values()], axis=0)
     data |= {"seriesId": np.array([series]), "imageId": np.array([image])}
     time = began.timestamp() + ticks / per_second
     return Part(data, {"timestamp.tid": series * SERIES_STRIDE + image, "timestamp": time})
 
 
-def _photons(image: NDArray[Any]) -> NDArray[Any]:
+def _is_empty(image: NDArray[Any]) -> NDArray[np.bool_]:
     """The largest number of its type says that a pixel has no data."""
-    if image.dtype.kind == "u":
-        return np.where(image == np.iinfo(image.dtype).max, 0, image).astype(image.dtype)
-    return image
+    return np.asarray(image == np.iinfo(image.dtype).max if image.dtype.kind == "u" else np.zeros(image.shape, bool))
 
 
 def _geometry(message: dict[str, Any]) -> dict[str, Any] | None:

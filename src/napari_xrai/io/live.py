@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.frames import BAD, Detector, Frames
+from ..core.frames import BAD, GOOD, Detector, Frames
 from . import cxi
 from .axes import USUAL, check_axes, frame_shape, guess_axes
 from .batched import BatchedSource, Rows, open_hdf5
@@ -30,7 +30,7 @@ from .replay import Replay
 from .source import Beam, FrameSource, InputError
 from .stream import Stream
 from .stream_geometry import GEOMETRY_SOURCE, detector_of
-from .train import MessageError, Train
+from .train import NO_DATA, MessageError, Train
 from .units import check_beam
 
 LOOK_EVERY_S = 0.5
@@ -237,10 +237,13 @@ def _open_socket(options: StreamOptions, detector: Path | None, mask: Path | Non
         protocol, decode, first = _first_train(socket, options)
         source, key, array = find_frames(first, options.data)
         axes, like = _fit(array.shape, first, options, detector, mask, beam)
+        empty = first[source].data.get(NO_DATA, np.zeros(like.shape, bool))
+        if like.detector is not None:
+            like.detector = like.detector.with_mask(np.where(empty, BAD, GOOD))
         mask_of = like.detector.mask if like.detector is not None else np.zeros(like.n_pixels, np.uint8)
 
         def new_detector(said: dict[str, Any]) -> Detector:
-            return _streamed_detector(said, like, mask, beam)
+            return _streamed_detector(said, like, mask, beam).with_mask(np.where(empty, BAD, GOOD))
 
         stream = MessageStream(
             socket, decode, first, source=source, key=key, axes=axes, shape=like.shape, mask=mask_of,

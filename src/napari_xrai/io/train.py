@@ -16,6 +16,8 @@ class Part:
 
 Train = dict[str, Part]
 """By source name."""
+NO_DATA = "no data"
+"""Key of a boolean array in the shape of a frame: pixels that this message has nothing of."""
 
 
 class MessageError(ValueError):
