@@ -34,6 +34,11 @@ from napari_xrai.core.rotations import align_poses, quaternion_to_matrix, random
 from napari_xrai.report_curves import Axis, Level, Series, plot
 
 RADII = tuple(range(2, 32))
+STYLE = (
+    "text{font:10px sans-serif;fill:#333}.grid{stroke:#e6e6e6}.axis{stroke:#777;fill:none}.line,.dots{fill:none;"
+    "stroke-width:2}.dots{stroke-width:4;stroke-linecap:round}.s0,.s1{stroke:#2f57d0}.s2,.s3{stroke:#c8501e}"
+    ".line.s1,.line.s3{stroke-dasharray:5 3}line.level{stroke:#777;stroke-dasharray:2 3}"
+)
 NONE = np.zeros(0, np.int64)
 EDGE = 31.0
 TRUE = 0.9
@@ -126,10 +131,13 @@ def chart(curves: list[Curve], out: Path) -> None:
         for c in curves for column, kind in ((1, "half-sets"), (2, "truth"))
     ]  # fmt: skip
     drawing = plot(
-        lines, Axis("frames used", log=True), Axis("agreement out to, voxels", low=0, high=EDGE + 2),
+        lines, Axis("frames used", low=0), Axis("agreement out to, voxels", low=0, high=EDGE + 3),
         [Level(EDGE, "detector's edge")],
     )  # fmt: skip
-    out.write_text(str(drawing))
+    head = '<svg xmlns="http://www.w3.org/2000/svg" width="690" height="375" '
+    style = f'<style>{STYLE}</style><rect width="100%" height="100%" fill="white"/>'
+    opening, closing = str(drawing).split(">", 1)
+    out.write_text(head + opening.removeprefix("<svg ") + ">" + style + closing + "\n")
 
 
 def main() -> None:
