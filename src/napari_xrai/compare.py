@@ -25,8 +25,8 @@ SHELLS = (4, 7, 10, 13, 16, 19, 22, 25, 28, 31)
 """Radii in voxels of the truth file at which intensities are compared."""
 
 
-CHANCE_DEG = 60.0
-"""A median error beyond this is what poses at random come to."""
+CHANCE_SHARE = 0.85
+"""Of the median error that the same poses have when they are dealt to the wrong frames: beyond it, they say nothing."""
 CHANCE_NOTE = "the poses are no better than chance: the run went wrong, or {0} is of other frames"
 MOST_UNLIKE = 3.0
 """Ratio of the largest |q| of two volumes of one experiment."""
@@ -119,7 +119,9 @@ def compare_with_truth(run: SavedRun, truth: Truth, name: str) -> Comparison:
     )
     in_range = {r: float(cc) for r, cc in zip(SHELLS, curve.value, strict=True) if np.isfinite(cc)}
     fsc = _density_fsc(snapshot.density, truth) if snapshot.density is not None else None
-    note = CHANCE_NOTE.format(name) if np.median(errors) > CHANCE_DEG else ""
+    swapped = np.random.default_rng(0).permutation(estimated)  # poses as good as these, of the wrong frames
+    chance = float(np.median(align_poses(swapped, true[known], truth.point_group)[1]))
+    note = CHANCE_NOTE.format(name) if np.median(errors) > CHANCE_SHARE * chance else ""
     return Comparison(len(errors), errors, in_range, rotation, fsc, note)
 
 

@@ -190,7 +190,7 @@ def test_each_bad_input_is_one_sentence_with_file_and_remedy(tiny, tmp_path):
         (lambda: open_source([photons, detector], mask=odd), "values other than 0, 1, 2"),
         (lambda: open_source([photons, detector], mask=true_false), "write the mask as integers"),
         (lambda: open_source([photons, detector, turned]), "are both detector files"),
-        (lambda: open_source([photons, detector], energy_eV=-5.0), "energy_eV is -5.0: give a positive number"),
+        (lambda: open_source([photons, detector], energy_eV=-5.0), "the photon energy is -5.0: give a positive number"),
     ]
     for act, words in cases:
         with pytest.raises(InputError) as caught:

@@ -17,12 +17,12 @@ ENERGY_EV = (10.0, 1e6)
 
 def check_beam(beam: Beam) -> None:
     """Refuse figures that no experiment has; see `check_distance_m`."""
-    for name, check in (
-        ("energy_eV", check_energy_eV), ("distance_m", check_distance_m), ("pixel_size_m", check_pixel_size_m)
+    for value, what, check in (
+        (beam.energy_eV, "the photon energy", check_energy_eV), (beam.distance_m, "the distance", check_distance_m),
+        (beam.pixel_size_m, "the pixel size", check_pixel_size_m),
     ):  # fmt: skip
-        value = getattr(beam, name)
         if value is not None:
-            check(value, name)
+            check(value, what)
 
 
 def check_distance_m(value: float, what: str) -> float:
