@@ -44,6 +44,29 @@ def test_each_frame_keeps_its_name_through_files_and_selections(files):
     assert source.read(np.array([3, 0])).pixel.tolist() == [11, 1]
 
 
+def test_a_mask_for_every_cell_holds_for_the_frames_of_that_cell(files, tmp_path):
+    masks = np.zeros((60, 4, 5), np.uint8)
+    masks[::2, 0, 0], masks[50, 3, 4] = 1, BAD  # usual: one pixel in twenty is more than two in a hundred
+    masks[:, 3, 3], masks[53, :2] = BAD, BAD
+    np.save(tmp_path / "cells.npy", masks)
+    source = open_source(files, mask=tmp_path / "cells.npy", select="0:9")
+    expected = np.zeros(20, int)
+    expected[[0, 18]] = 1, BAD
+    assert source.detector.mask.tolist() == expected.tolist()
+    photons = np.concatenate([batch.photons for batch in source.batches(4)])
+    assert photons.tolist() == [0, 1, 1, 0, 1, 1, 0, 2, 2]  # of cells 50 and 53 none
+    assert any("4 frames of 2 cells" in note for note in source.notes)
+    assert source.identity(np.array([3]))["cellId"].tolist() == [53]
+    np.save(tmp_path / "few.npy", masks[:52])
+    with pytest.raises(InputError, match=r"few\.npy has masks for 52 cells, but frames are of cell 55"):
+        open_source(files, mask=tmp_path / "few.npy")
+    for path in files:
+        with h5py.File(path, "a") as file:
+            del file["entry_1/cellId"]
+    with pytest.raises(InputError, match=r"cells\.npy has masks for 60 cells, but .*run0\.cxi does not say of which"):
+        open_source(files, mask=tmp_path / "cells.npy")
+
+
 def test_names_that_not_all_files_have_are_left_out(files):
     with h5py.File(files[1], "a") as file:
         del file["entry_1/pulseId"]

@@ -15,6 +15,7 @@ from ..core.detector import Polarization, square_detector
 from ..core.frames import GOOD
 from .batched import BatchedSource
 from .binning import BinnedSource, working_binning
+from .cell_mask import CellMaskedSource, read_cell_mask
 from .euxfel import EuxfelRun, is_euxfel_run
 from .experiment import join
 from .folder import expand, in_order, without_repeats
@@ -194,7 +195,11 @@ def open_source(
     parts, notes = without_repeats([_open_frames(p, beam) for p in frames])
     source = join(parts)
     source.notes = (*source.notes, *notes)
-    equip(source, next(iter(detectors), None), next(iter(masks), None), beam)
+    laid_over = next(iter(masks), None)
+    cells = read_cell_mask(laid_over, source) if laid_over is not None else None
+    equip(source, next(iter(detectors), None), laid_over if cells is None else None, beam)
+    if cells is not None:
+        source = CellMaskedSource(source, cells, str(laid_over))
     if select is not None:
         source = SelectedSource(source, read_selection(select, source.n_frames or 0), select)
     _check_usable(source)
