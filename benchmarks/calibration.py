@@ -22,12 +22,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from scipy.ndimage import map_coordinates
 
 from convergence import CASES, load
 from napari_xrai.core.frames import Snapshot
 from napari_xrai.core.reconstruction import Reconstruction
 from napari_xrai.core.reconstruction_settings import ReconstructionSettings
-from napari_xrai.core.resolution import sample, shell_index
+from napari_xrai.core.resolution import shell_index
 from napari_xrai.core.rotations import align_poses, quaternion_to_matrix
 from napari_xrai.core.simulate import Truth
 
@@ -85,7 +86,9 @@ def pulls(now: Snapshot, truth: Truth, align: np.ndarray) -> list[float]:
     n, voxel = now.intensity.data.shape[0], now.intensity.voxel_size
     axis = (np.arange(n) - n // 2) * voxel
     z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
-    true = sample(truth.intensity, np.stack([x, y, z], -1).reshape(-1, 3) @ align.T).reshape(n, n, n)
+    at = np.stack([z, y, x]).reshape(3, -1)
+    at = (align @ at[::-1])[::-1] / truth.intensity.voxel_size + truth.intensity.data.shape[0] // 2
+    true = map_coordinates(truth.intensity.data.astype(float), at, order=3, cval=np.nan).reshape(n, n, n)
     value, sigma, shell = now.intensity.data, now.trust.standard_error.data, shell_index(n)
     seen = np.isfinite(true) & (sigma > 0) & (now.weight.data > 1)
     out = []

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from napari_xrai.core import bootstrap, reconstruction
-from napari_xrai.core.frames import HC_EV_A, NOT_HIT, USED, Frames
+from napari_xrai.core.frames import HC_EV_A, JUNK, NOT_HIT, USED, Frames
 from napari_xrai.core.particle import builtin_particle
 from napari_xrai.core.reconstruction import Reconstruction
 from napari_xrai.core.reconstruction_settings import ReconstructionSettings
@@ -94,11 +94,12 @@ def test_from_noise_to_the_true_poses(case, whole):
 
 def test_empty_frames_are_no_hits_and_the_counters_add_up(whole):
     counters = whole[0].snapshot().counters
-    assert (counters.received, counters.not_hit, counters.used) == (N, len(EMPTY), N - len(EMPTY))
+    assert (counters.received, counters.not_hit, counters.used + counters.junk) == (N, len(EMPTY), N - len(EMPTY))
+    assert counters.junk <= 0.002 * N  # good frames that fit badly by chance
     assert counters.received == counters.dropped + counters.not_hit + counters.junk + counters.used
     status = whole[0].snapshot().status
     assert set(np.flatnonzero(status == NOT_HIT)) == set(EMPTY)
-    assert (np.delete(status, EMPTY) == USED).all()
+    assert np.isin(np.delete(status, EMPTY), (USED, JUNK)).all()
 
 
 def test_progress_only_rises_and_ends_at_one(whole):

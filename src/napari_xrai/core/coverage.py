@@ -1,4 +1,4 @@
-"""Which views are there? The density of viewing directions, what chance alone makes of it, and where frames crowd.
+"""Which views are there? The density of viewing directions, and what chance alone makes of it.
 
 A frame looks along d = R ẑ; d and −d cut the same plane of V, so only even degrees of the density matter. With N frames
 looking anywhere, the power of degree l,
@@ -6,8 +6,7 @@ looking anywhere, the power of degree l,
     p_l = (1/N) Σ_ij P_l(d_i · d_j),
 
 is 1 on average. More says that views are uneven: the particles were aligned, or the reconstruction has drawn frames
-towards favoured directions, which distorts it. Were all views alike in truth, the displacement w that made them so
-uneven has ∇·w = −δ for the relative excess δ; taken as a gradient, w = Σ_l ∇δ_l / (l(l + 1)).
+towards favoured directions, which distorts it. Which of the two, views alone do not tell.
 """
 
 from __future__ import annotations
@@ -30,9 +29,6 @@ NODES = 1000
 
 BY_CHANCE = 0.001
 """Probability of chance below which views are called uneven."""
-
-CROWDED = 0.5
-"""Anisotropy beyond which frames were not drawn together a little, as the displacement supposes."""
 
 FEW, MANY = 0.5, 2.0
 """Relative density of views that is worth a word."""
@@ -86,30 +82,17 @@ class ViewDensity:
         views = np.bincount(nearest, minlength=NODES) / max(self.frames, 1)
         self.views: F64 = views
         cosine = self.node @ self.node.T
-        self.power = np.array([self.frames * views @ _legendre(degree, cosine)[0] @ views for degree in DEGREES])
+        self.power = np.array([self.frames * views @ _legendre(degree, cosine) @ views for degree in DEGREES])
         order = 2 * np.array(DEGREES) + 1
         # chance gives each degree a power of 1; only one even sample in twenty has as much as this
         beyond = self.power > chdtri(order.astype(float), 0.05) / order
         self._shrunk = np.where(beyond, 1 - 1 / np.maximum(self.power, 1.0), 0.0) * order
-        # a symmetric particle's frames may all lie in a few of its equal views: then none was drawn anywhere
-        crowded = np.sqrt((order * self.power).sum() / max(self.frames, 1)) > CROWDED
-        self._drawn = np.zeros_like(self._shrunk) if crowded else self._shrunk
 
     def excess(self, direction: NDArray[np.floating]) -> F64:
         """(N,) relative excess of views along `direction` (N, 3), chance shrunk away."""
         cosine = direction @ self.node.T
-        parts = [s * (_legendre(n, cosine)[0] @ self.views) for n, s in zip(DEGREES, self._shrunk, strict=True)]
+        parts = [s * (_legendre(n, cosine) @ self.views) for n, s in zip(DEGREES, self._shrunk, strict=True)]
         return np.asarray(np.sum(parts, axis=0))
-
-    def displacement(self, direction: NDArray[np.floating]) -> F64:
-        """(N, 3) rotation vectors ω (rad, particle's frame): how far frames looking along `direction` were drawn, were
-        all views alike in truth: their pose is exp(ω) times what it should be. 0 where views crowd too much for that.
-        """
-        cosine = direction @ self.node.T
-        slope = np.zeros_like(cosine)
-        for degree, shrunk in zip(DEGREES, self._drawn, strict=True):
-            slope += shrunk / (degree * (degree + 1)) * _legendre(degree, cosine)[1]
-        return np.cross(direction, (slope * self.views) @ self.node)
 
     def coverage(self) -> Coverage:
         """The figures, and a sentence."""
@@ -132,14 +115,14 @@ def group_crowding(table: FrameTable, group: F64) -> float:
     return ViewDensity(table.directions(group)).coverage().anisotropy if len(group) > 1 else 0.0
 
 
-def _legendre(degree: int, x: F64) -> tuple[F64, F64]:
-    """P_l and its derivative, for the degrees in use."""
+def _legendre(degree: int, x: F64) -> F64:
+    """P_l, for the degrees in use."""
     x2 = x * x
     if degree == 2:
-        return 1.5 * x2 - 0.5, 3 * x
+        return 1.5 * x2 - 0.5
     if degree == 4:
-        return (35 * x2 - 30) * x2 / 8 + 0.375, (35 * x2 - 15) * x / 2
-    return ((231 * x2 - 315) * x2 + 105) * x2 / 16 - 0.3125, ((693 * x2 - 630) * x2 + 105) * x / 8
+        return (35 * x2 - 30) * x2 / 8 + 0.375
+    return ((231 * x2 - 315) * x2 + 105) * x2 / 16 - 0.3125
 
 
 def _sentence(node: F64, density: F64, probability: float, frames: int) -> str:

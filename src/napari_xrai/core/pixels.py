@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,6 +114,11 @@ class SparsePhotons:
         start = np.concatenate([[0], np.cumsum(length)])
         entry = np.arange(start[-1]) + np.repeat(self.start[:-1][rows] - start[:-1], length)
         return SparsePhotons(start, self.pixel[entry], self.count[entry], self.index[rows])
+
+    def batches(self, size: int) -> Iterator[SparsePhotons]:
+        """All frames, `size` at a time, in order."""
+        for first in range(0, len(self), size):
+            yield self.take(np.arange(first, min(first + size, len(self))))
 
     @classmethod
     def concatenate(cls, parts: list[SparsePhotons]) -> SparsePhotons:

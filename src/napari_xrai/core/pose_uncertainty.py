@@ -2,7 +2,7 @@
 
 The Fisher matrix of a frame under a noisy, blurred field is no measure of its error. Let v be the field, v* the truth,
 t and t* their gradients along rotations. At the truth the score of a frame has variance B = Σ K t tᵀ; when the pose
-moves, the score's mean moves by A = Σ K t t*ᵀ. So the pose is off by a mean ω, with a scatter of
+moves, the score's mean moves by A = Σ K t t*ᵀ. So poses scatter about the truth by
 
     C = κ² A⁻¹ B A⁻¹                                   (White 1982, Econometrica 50, 1, for a model that is not true)
 
@@ -12,8 +12,7 @@ moves, the score's mean moves by A = Σ K t t*ᵀ. So the pose is off by a mean 
 - κ²: what is wrong with v stays wrong over a whole speckle, so residuals of neighbouring pixels go together. Scores
   summed over patches larger than a speckle scatter by κ² more than photons alone make them (cluster-robust variance;
   Liang & Zeger 1986, Biometrika 73, 13), measured on a few hundred frames.
-- ω: where frames crowd (`coverage`), they have been drawn to by so much, if views are even in truth.
-
+What frames of one region have in common, a warp of the map, is no part of it: the loop keeps that small (`pose_drift`).
 None of these needs the truth, and none is a constant chosen on one data set.
 """
 
@@ -29,7 +28,6 @@ from numpy.typing import NDArray
 from scipy.special import gammaincinv
 
 from .contrast import FEWEST_PHOTONS, SHELLS_TOGETHER, Contrast, common_contrast, response
-from .coverage import ViewDensity
 from .field import DARKEST, IntensityField, friedel_sum
 from .pixels import Pixels, SparsePhotons
 
@@ -66,8 +64,6 @@ class PoseUncertainty:
         log ratio of the half-set fields.
     response : (S,) float64
         H by shell, from `contrast.response`.
-    views : ViewDensity
-        Of the poses so far.
     radius : float
         Photons farther from the beam are not scored, voxels.
     speckle : float
@@ -76,10 +72,10 @@ class PoseUncertainty:
 
     def __init__(
         self, pixels: Pixels, brightness: F32, log_grid: F32, halves: tuple[F32, F32], response: F64,
-        views: ViewDensity, radius: float, speckle: float,
+        radius: float, speckle: float,
     ) -> None:  # fmt: skip
         self.pixels, self.brightness, self.log_grid, self.halves = pixels, brightness, log_grid, halves
-        self.n_pixels, self.views, self.response = pixels.within(radius), views, response
+        self.n_pixels, self.response = pixels.within(radius), response
         shell = np.rint(np.linalg.norm(pixels.q, axis=1)).astype(np.int64)
         self.shell = np.asarray(np.minimum(shell, len(response) - 1), np.int64)
         self.patch = patches(pixels, self.n_pixels, PATCH * speckle)
@@ -145,13 +141,12 @@ class PoseUncertainty:
         `confidence` (N,) is the probability that the pose's mode is the right one: where it is not, the truth is
         elsewhere, and the radius must make up for it.
         """
-        drawn = self.views.displacement(rotation[:, :, 2].astype(np.float64))
-        return radius_of(drawn, self.covariance(photons, rotation, fisher), confidence)
+        return radius_of(self.covariance(photons, rotation, fisher), confidence)
 
 
 def measure_uncertainty(
-    field: IntensityField, photons: list[F32], exposure: list[F32], contrast: Contrast, views: F64,
-    pixels: Pixels, brightness: F32, radius: float, speckle: float,
+    field: IntensityField, photons: list[F32], exposure: list[F32], contrast: Contrast, pixels: Pixels,
+    brightness: F32, radius: float, speckle: float,
 ) -> PoseUncertainty:  # fmt: skip
     """What poses found under `field` are worth, from the evidence of both halves and the photons' own contrast.
 
@@ -162,8 +157,6 @@ def measure_uncertainty(
         The half-sets behind it.
     contrast : Contrast
         From `photon_contrast`, for fluences as they are.
-    views : (M, 3) float64
-        Viewing directions of the poses so far.
     pixels, brightness, radius, speckle
         As in `PoseUncertainty`.
     """
@@ -173,20 +166,24 @@ def measure_uncertainty(
     common = common_contrast((one, other), seen, field.edge)
     logs = [np.log(np.maximum(half, DARKEST)) for half in (one, other)]
     return PoseUncertainty(
-        pixels, brightness, field.log_grid(), (logs[0], logs[1]), response(contrast, common), ViewDensity(views),
-        radius, speckle,
-    )  # fmt: skip
+        pixels,
+        brightness,
+        field.log_grid(),
+        (logs[0], logs[1]),
+        response(contrast, common),
+        radius,
+        speckle,
+    )
 
 
-def radius_of(drawn: F64, covariance: F64, confidence: F64) -> F64:
-    """(N,) degrees: the angle below which a part 0.68 of errors lies, Gaussian of mean `drawn` (N, 3) and `covariance`
-    (N, 3, 3) with probability `confidence` (N,), larger otherwise.
+def radius_of(covariance: F64, confidence: F64) -> F64:
+    """(N,) degrees: the angle below which a part 0.68 of errors lies, Gaussian of `covariance` (N, 3, 3) with
+    probability `confidence` (N,), larger otherwise.
 
     Its square is taken as Gamma-distributed with its first two moments (Satterthwaite 1946, Biometrics Bull. 2, 110).
     """
-    mean = np.trace(covariance, axis1=1, axis2=2) + np.square(drawn).sum(1)
+    mean = np.trace(covariance, axis1=1, axis2=2)
     variance = 2 * np.einsum("nij,nji->n", covariance, covariance)
-    variance += 4 * np.einsum("ni,nij,nj->n", drawn, covariance, drawn)
     level = LEVEL / np.maximum(confidence, 1e-6)
     shape = np.square(mean) / np.maximum(variance, 1e-300)
     square = gammaincinv(shape, np.minimum(level, 0.999)) * variance / np.maximum(mean, 1e-300)

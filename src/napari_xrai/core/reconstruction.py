@@ -25,6 +25,7 @@ from .inference import Proposer, by_search, infer_poses, same_mode
 from .junk import JunkGate, Law
 from .likelihood import PoseLikelihood, gamma_shape
 from .pixels import SparsePhotons, pixels_of
+from .pose_drift import PoseDrift
 from .pose_uncertainty import PoseUncertainty, measure_uncertainty
 from .reconstruction_settings import ReconstructionSettings
 from .resolution import ShellCurve, crossing, shell_correlation
@@ -34,7 +35,6 @@ from .speckle import measure_speckle
 from .symmetry import Orbit, point_group
 from .trust import assess
 from .verdict import judge
-from .workers import chunks
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -119,6 +119,7 @@ class Reconstruction:
         self.starts = 0
         self.fluence_shape, self.contrast_kept = float("inf"), 1.0
         self.junk_law: Law | None = None
+        self.drift = PoseDrift()
 
     def run(self, batches: BatchReader) -> Iterator[Progress]:
         """Reconstruct; yields about every 100 ms, and ends when done.
@@ -145,7 +146,7 @@ class Reconstruction:
             self.restored = None
         n_frames = len(reservoir) if whole else self.n_frames
         while (total := self._passes(n_frames)) > self.passes_done:
-            stream = _batches_of(reservoir) if whole else map(self._receive, batches(BATCH_SIZE, 0))
+            stream = reservoir.batches(BATCH_SIZE) if whole else map(self._receive, batches(BATCH_SIZE, 0))
             self.phase = f"pass {self.passes_done + 1} of {total}"
             start = SHARE_OF_STARTS + (1 - SHARE_OF_STARTS) * self.passes_done / total
             span = (1 - SHARE_OF_STARTS) / total
@@ -232,7 +233,7 @@ class Reconstruction:
             for step in range(PASSES_PER_START):
                 part = span * 0.4 / PASSES_PER_START
                 yield from self._pass(
-                    _batches_of(reservoir), len(reservoir), "search", base + 0.6 * span + part * step, part
+                    reservoir.batches(BATCH_SIZE), len(reservoir), "search", base + 0.6 * span + part * step, part
                 )
             likelihood = self.history["log_likelihood"][-1]
             shells = self.pixels.edge, self.pixels.inner_radius, self.radius
@@ -282,6 +283,7 @@ class Reconstruction:
             self.fraction = start + span * min(1.0, done / n_frames)
             yield self.progress()
         yield from self._update(evidence, None, 0.0, tally)
+        self.drift.settle(max(1, round(n_frames / FRAMES_PER_UPDATE)))
 
     def _prepare(self, proposals: str) -> Generator[Progress, None, tuple[PoseLikelihood, list[Proposer]]]:
         """The likelihood under the present field and resolution, and who proposes poses."""
@@ -306,8 +308,8 @@ class Reconstruction:
         self.uncertainty = None
         if self.weighing and self.carried is not None:
             self.uncertainty = measure_uncertainty(
-                field, *self.carried, self.contrast.with_fluence(self.fluence_shape), self.table.directions(self.group),
-                self.pixels, self.brightness, self.radius, self.speckle.size,
+                field, *self.carried, self.contrast.with_fluence(self.fluence_shape), self.pixels,
+                self.brightness, self.radius, self.speckle.size,
             )  # fmt: skip
             self.contrast_kept = self.uncertainty.contrast_kept
         return likelihood, proposers
@@ -339,7 +341,9 @@ class Reconstruction:
             self.table.judge(photons.index, ~fits)
         kept = fits[found.row]
         row, sample = found.row[kept], found.sample[kept]
-        evidence.add(photons, row, sample, found.weight[kept], likelihood.fluence(sample, totals[row]))
+        evidence.add(
+            photons, row, self.drift.ahead(sample), found.weight[kept], likelihood.fluence(sample, totals[row])
+        )
         gain = likelihood.gain(found.log_likelihood, totals)
         fluence = likelihood.fluence(found.rotation, totals)
         self.table.put(photons.index, found.rotation, fluence, gain, found.confidence)
@@ -347,16 +351,16 @@ class Reconstruction:
         if self.uncertainty is not None:
             self.uncertainty.test(photons, found.rotation, fluence)
             certain = np.where(found.modes > 1, found.confidence, 1.0)
-            self.table.put_radius(
-                photons.index, self.uncertainty.radius_deg(photons, found.rotation, found.fisher, certain)
-            )
-        stayed = float((same_mode(last, found.rotation, self.group) & known & fits).sum())
+            radius = self.uncertainty.radius_deg(photons, found.rotation, found.fisher, certain)
+            self.table.put_radius(photons.index, radius)
+        stayed = same_mode(last, found.rotation, self.group) & known & fits
+        if self.begun and self.orbit is None:
+            self.drift.add(last[stayed], found.rotation[stayed])
         k, s = totals[fits].astype(np.float64), likelihood.expected(found.rotation[fits])
-        return np.array([len(k), gain[fits].sum(), stayed, k.sum(), s.sum(), k @ k, k @ s, s @ s])
+        return np.array([len(k), gain[fits].sum(), stayed.sum(), k.sum(), s.sum(), k @ k, k @ s, s @ s])
 
     def _update(
-        self, evidence: Evidence, previous: tuple[list[F32], list[F32]] | None, share: float,
-        tally: F64,
+        self, evidence: Evidence, previous: tuple[list[F32], list[F32]] | None, share: float, tally: F64,
     ) -> Generator[Progress, None, None]:  # fmt: skip
         """Explain the evidence: this pass's, and `share` of the previous pass's for frames not yet seen again."""
         photons, exposure = yield from self._with_progress(evidence.volumes())
@@ -431,7 +435,7 @@ class Reconstruction:
         if self.halves is not None and self.carried is not None and all_poses:
             trust = assess(
                 self.field, *self.carried, self.halves, self.table.directions(self.group), self.table.counters().used,
-                self.contrast.with_fluence(self.fluence_shape), pixels, self.speckle.size,
+                self.contrast.with_fluence(self.fluence_shape), pixels,
             )  # fmt: skip
         return Snapshot(
             intensity=Volume(self.field.volume(), pixels.voxel_size, pixels.units),
@@ -465,7 +469,7 @@ class Reconstruction:
         """Arrays, and a JSON-able rest, from which `restore` goes on after the last full pass; empty before one."""
         if self.field is None or self.carried is None or not self.begun:
             return {}, {}
-        arrays = self.field.state()
+        arrays = self.field.state() | {"drift": self.drift.coefficient.copy()}
         for half in range(2):
             arrays[f"photons_{half}"], arrays[f"exposure_{half}"] = self.carried[0][half], self.carried[1][half]
         arrays |= {"status": self.table.status, **{f"frame_{n}": column for n, column in self.table.column.items()}}
@@ -483,6 +487,7 @@ class Reconstruction:
         self.carried = photons, exposure
         column = {name.removeprefix("frame_"): a for name, a in arrays.items() if name.startswith("frame_")}
         self.table = FrameTable.of(arrays["status"], column)
+        self.drift.coefficient[:] = arrays.get("drift", 0)  # older checkpoints have none
         self.restored = arrays
 
 
@@ -493,8 +498,3 @@ CONTINUED = (
     "junk_law", "gaining", "seen", "fluence_shape", "begun", "starts",
 )  # fmt: skip
 """Plain values of a `Reconstruction` that a state carries."""
-
-
-def _batches_of(photons: SparsePhotons) -> Iterator[SparsePhotons]:
-    for part in chunks(len(photons), BATCH_SIZE):
-        yield photons.take(np.arange(part.start, part.stop))

@@ -27,7 +27,7 @@ class Trust:
     Parameters
     ----------
     standard_error : Volume
-        Of each voxel of the intensity, in its unit; 0 where nothing was measured.
+        Of each voxel of the intensity, in its unit; 0 where nothing was measured, and beside the beam stop.
     halves : (Volume, Volume)
         Intensities from frames of even and odd position alone, filtered as that of all frames is. They share poses.
     coverage : Coverage
@@ -42,7 +42,7 @@ class Trust:
 
 def assess(
     field: IntensityField, photons: list[F32], exposure: list[F32], curve: ShellCurve, views: F64, frames: int,
-    contrast: Contrast, pixels: Pixels, speckle: float,
+    contrast: Contrast, pixels: Pixels,
 ) -> Trust:  # fmt: skip
     """Say what is known of a field.
 
@@ -60,18 +60,16 @@ def assess(
     contrast : Contrast
         From `photon_contrast`, for fluences as they are.
     pixels : Pixels
-    speckle : float
-        Width of a speckle, voxels.
     """
-    density = ViewDensity(views)
     halves = half_ratios(field, photons, exposure)
-    error = standard_error(field, halves, exposure, contrast, density, speckle)
+    error = standard_error(field, photons, exposure, halves, contrast, pixels.inner_radius)
 
     def volume(ratio: F32) -> Volume:
         value = np.where(field.exposure > UNMEASURED, ratio * field.profile_grid, np.float32(0))
         return Volume(value.reshape((field.edge,) * 3), pixels.voxel_size, pixels.units)
 
     return Trust(
-        Volume(error, pixels.voxel_size, pixels.units), (volume(halves[0]), volume(halves[1])), density.coverage(),
+        Volume(error, pixels.voxel_size, pixels.units), (volume(halves[0]), volume(halves[1])),
+        ViewDensity(views).coverage(),
         forecast(curve, frames, pixels.units, pixels.orient_radius * pixels.voxel_size),
     )  # fmt: skip
