@@ -168,6 +168,21 @@ def test_measurement_uses_friedel_mates_and_never_lets_nan_through(measured):
     assert (whole.hole, whole.edge, whole.n) == (3.0, 22, 48)
 
 
+def test_the_rim_of_the_beam_stop_is_not_believed(measured):
+    intensity, weight = measured
+    radius = np.linalg.norm(np.indices((N, N, N)) - N // 2, axis=0)
+    exposed = weight.data * 1000 / np.maximum(radius, 1) ** 2
+    exposed *= np.clip((radius - 2.5) / 2, 0.05, 1)  # the shadow's edge: full exposure from 4.5 voxels on
+    wrong = np.where(radius < 4, 3 * intensity.data, intensity.data)  # pixels there look beside the voxels
+    m = measurement(
+        Volume(wrong.astype(np.float32), DQ, "1/angstrom"), Volume(exposed.astype(np.float32), DQ, "1/angstrom")
+    )
+    assert 4 <= m.hole <= 5
+    assert measurement(intensity, weight).hole == 3  # a weight that says nothing of a shadow
+    whole = Volume((1 / np.maximum(radius, 1)).astype(np.float32), DQ, "1/angstrom")
+    assert measurement(intensity, whole).hole == 0
+
+
 @pytest.mark.parametrize(("radius", "size"), [(22, 48), (31, 64), (30, 64), (44, 90), (4, 10)])
 def test_fft_size_keeps_the_sphere_off_the_nyquist_planes(radius, size):
     assert fft_size(radius) == size

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .density_alignment import crop_transform, pad_transform
 from .frames import Volume
-from .resolution import fourier_shells, shell_index
+from .resolution import fourier_shells, sample, shell_index
 
 Method = Literal["er", "hio", "raar", "difference map"]
 
@@ -113,7 +113,7 @@ def measurement(intensity: Volume, weight: Volume, radius: int | None = None, n:
         raise ValueError(f"only {r} shells of the intensity were measured: too few to phase, at least 4 are needed")
     n = fft_size(r) if n is None else n
     inside = slice(centre - r, centre + r + 1)
-    block, share = data[inside, inside, inside], seen[inside, inside, inside]
+    block, share = data[inside, inside, inside], _out_of_shadow(seen[inside, inside, inside])
     share = np.where((shell_index(2 * r + 1) <= r) & np.isfinite(block) & np.isfinite(share), share, 0)
     block = np.where(share > 0, np.maximum(block, 0), 0)
     total = share + share[::-1, ::-1, ::-1]
@@ -135,6 +135,28 @@ def measurement(intensity: Volume, weight: Volume, radius: int | None = None, n:
         hole=float(measured[0]), scale=scale,
         voxel_size=1.0 / (n * intensity.voxel_size), units="angstrom" if in_angstrom else "1/detector_voxel",
     )  # fmt: skip
+
+
+def _out_of_shadow(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The weight without the rim of the beam stop: half in its shadow, voxels there rest on few pixels, and those look
+    beside them. Exposure falls with |q| everywhere else; where it still rises is the rim.
+    """
+    axis = np.arange(len(weight)) - len(weight) // 2
+    radius = np.sqrt((axis**2)[:, None, None] + (axis**2)[:, None] + axis**2)
+    step = np.rint(2 * radius).astype(int)
+    seen = weight > 0
+    count = np.bincount(step[seen])
+    inner = np.flatnonzero(count)[: 2 * WIDEST_RIM]
+    mean = np.bincount(step[seen], weight[seen])[inner] / count[inner]
+    falls = np.flatnonzero(np.diff(mean) <= 0)
+    last = int(falls[0]) if len(falls) else 0
+    if last == 0 or inner[0] == 0 or mean[0] > RIM * mean[last]:
+        return weight
+    return np.where(radius < (inner[last] + 1) / 2, np.float32(0), weight)
+
+
+RIM, WIDEST_RIM = 0.9, 4
+"""Exposure, relative to its largest, below which the innermost voxels lie in shadow; how far it may reach, voxels."""
 
 
 def _half_grid(block: NDArray[np.float32], n: int) -> Tensor:
@@ -181,6 +203,26 @@ def first_support(m: Measurement, diameter: float | None = None) -> Tensor:
     ]
     reached: Tensor = half > AUTOCORRELATION_LEVEL * auto[0, 0, 0]
     return reached
+
+
+def known_support(support: Volume, m: Measurement) -> Tensor:
+    """(n, n, n) bool: where a map is above ½, on the measurement's grid; origin at index 0.
+
+    Raises
+    ------
+    ValueError
+        If its unit is another, it is empty, or it does not fit in the box.
+    """
+    if support.units != m.units:
+        raise ValueError(f"the support is in {support.units}, the density in {m.units}")
+    axis = np.fft.fftfreq(m.n, 1 / m.n) * m.voxel_size
+    z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
+    inside = np.nan_to_num(sample(support, np.stack([x, y, z], -1))) > 0.5
+    if not inside.any():
+        raise ValueError("the support is empty")
+    if inside.sum() > (support.data > 0.5).sum() * (support.voxel_size / m.voxel_size) ** 3 * 1.5 or inside.all():
+        raise ValueError(f"the support does not fit in the box of {m.n * m.voxel_size:.4g} {m.units}")
+    return torch.from_numpy(inside)
 
 
 AUTOCORRELATION_LEVEL = 0.01

@@ -30,13 +30,14 @@ from .phase_retrieval import (
     fft_size,
     first_support,
     iterate,
+    known_support,
     measured_radius,
     measurement,
     random_start,
     residual,
     resize,
 )
-from .resolution import ShellCurve, crossing, fsc_of_transforms, sample
+from .resolution import ShellCurve, crossing, fsc_of_transforms
 from .workers import in_threads
 
 LARGEST_HOLE = 8
@@ -45,7 +46,8 @@ LARGEST_HOLE = 8
 
 SMALL_BACKGROUND = 0.2
 """Mean share of a shell's intensity. A background below it helps to find the phases, but what it holds in the end is
-noise and the weakest speckles: it is let go before error reduction."""
+noise and the weakest speckles: it is let go before error reduction. It rescues blurred intensities, and misleads where
+the faint shells are true: so the first starts try both."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,17 +160,30 @@ def phase(
     if support is None:
         first = first_support(m, diameter)
     else:
-        first = _known_support(support, m)
+        first = known_support(support, m)
         recipe = replace(recipe, shrink_every=0)
 
-    def run_start(start_seed: int) -> _Start:
-        start = _run_start(m, first, recipe, start_seed)
+    with _one_torch_thread():
+        return _compare(_run_all(m, first, recipe, _seeds(seed, starts), threads, on_start), m, like)
+
+
+def _run_all(
+    m: Measurement, first: Tensor, recipe: Recipe, seeds: list[int], threads: int, on_start: Callable[[], None] | None
+) -> list[_Start]:
+    """A start for each seed; the first ones with and without a background, the rest as the best of them."""
+
+    def run(job: tuple[int, Recipe]) -> _Start:
+        start = _run_start(m, first, job[1], job[0])
         if on_start is not None:
             on_start()
         return start
 
-    with _one_torch_thread():
-        return _compare(in_threads(run_start, _seeds(seed, starts), threads), m, like)
+    alike = min(2, len(seeds) // 4) if recipe.background else 0
+    ways = [replace(recipe, background=tried) for tried in (True, False)] * alike
+    runs = in_threads(run, list(zip(seeds, ways, strict=False)), threads)
+    if runs:
+        recipe = ways[min(range(len(runs)), key=lambda i: runs[i].error)]
+    return [*runs, *in_threads(run, [(seed, recipe) for seed in seeds[len(runs) :]], threads)]
 
 
 def _seeds(seed: int, n: int) -> list[int]:
@@ -308,19 +323,6 @@ def _judge(
     if 4 * n_kept < starts:
         doubts.append("most starts failed")
     return ("doubtful" if doubts else "agreed"), "; ".join([words, *doubts])
-
-
-def _known_support(support: Volume, m: Measurement) -> Tensor:
-    if support.units != m.units:
-        raise ValueError(f"the support is in {support.units}, the density in {m.units}")
-    axis = np.fft.fftfreq(m.n, 1 / m.n) * m.voxel_size
-    z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
-    inside = np.nan_to_num(sample(support, np.stack([x, y, z], -1))) > 0.5
-    if not inside.any():
-        raise ValueError("the support is empty")
-    if inside.sum() > (support.data > 0.5).sum() * (support.voxel_size / m.voxel_size) ** 3 * 1.5 or inside.all():
-        raise ValueError(f"the support does not fit in the box of {m.n * m.voxel_size:.4g} {m.units}")
-    return torch.from_numpy(inside)
 
 
 @contextmanager
