@@ -210,3 +210,13 @@ def test_a_flat_list_without_a_detector_has_no_picture():
     source = FlatSource()
     source.detector = None
     assert patterns_layer(source) is None
+
+
+def test_views_that_are_missing_are_said_and_shown():
+    even = Rotation.random(3000, rng=0)
+    uneven = even[np.abs(even.as_matrix()[:, 2, 2]) < 0.6]  # none within 53° of ±z
+    for rotations, word, most in ((even, "even", 1.2), (uneven, "few views", 2.2)):
+        cloud = Picture.of(snapshot(rotations=rotations)).poses
+        assert word in cloud.evenness
+        across = np.abs(cloud.direction[:, 2]) < 0.2
+        assert most / 1.5 < np.median(cloud.views[across]) < most

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .core.coverage import ViewDensity
 from .core.frames import Snapshot
 from .first_look_layout import FrameStack, lay_out
 
@@ -62,14 +63,20 @@ class PoseCloud:
         Turn of the pattern about the beam, 0…1 of a full turn.
     confidence : (K,) float32
         0…1.
+    views : (K,) float32
+        How many frames look along each, relative to an even spread.
     total : int
         Poses there are.
+    evenness : str
+        Whether views are missing, in words.
     """
 
     direction: NDArray[np.float32]
     in_plane: NDArray[np.float32]
     confidence: NDArray[np.float32]
+    views: NDArray[np.float32]
     total: int
+    evenness: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,7 +211,12 @@ def _pose_cloud(snapshot: Snapshot) -> PoseCloud:
     # twist about the beam: the rotation is a swing of ẑ followed by a turn of 2·atan2(z, w)
     turn = (np.arctan2(z, w) / np.pi) % 1.0
     confidence = np.nan_to_num(poses.confidence[rows]).clip(0, 1)
-    return PoseCloud(direction, turn.astype(np.float32), confidence.astype(np.float32), total)
+    coverage = ViewDensity(direction).coverage()
+    views = coverage.along(direction) if len(direction) else np.zeros(0)
+    return PoseCloud(
+        direction, turn.astype(np.float32), confidence.astype(np.float32), views.astype(np.float32), total,
+        coverage.sentence,
+    )  # fmt: skip
 
 
 def _curves(snapshot: Snapshot) -> Curves:

@@ -11,7 +11,6 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.spatial import cKDTree
 
 from .core.coverage import Coverage
 from .core.frames import Poses, Snapshot, Volume
@@ -134,8 +133,7 @@ def _tint(coverage: Coverage, sign: int) -> NDArray[np.float64]:
     f2 = x**2 + y**2  # Lambert's projection backwards: z = 1 − f², in units where the rim is at f = 1
     stretch = np.sqrt(np.clip(2 - f2, 0, None))
     direction = np.stack([x * stretch, y * stretch, sign * (1 - f2)], -1)
-    _, nearest = cKDTree(coverage.direction).query(direction)
-    excess = coverage.density[nearest] - 1
+    excess = coverage.along(direction) - 1
     color = np.where(excess[..., None] < 0, (224, 120, 20), (40, 110, 230))
     strength = 200 * np.clip(np.abs(excess), 0, 1) * (f2 <= 1)
     return np.concatenate([color, strength[..., None]], -1)

@@ -64,6 +64,10 @@ class Coverage:
     frames: int
     sentence: str
 
+    def along(self, direction: NDArray[np.floating]) -> F64:
+        """(N,) views along `direction` (N, 3), relative to an even spread."""
+        return np.asarray(self.density[cKDTree(self.direction).query(direction)[1]])
+
 
 class ViewDensity:
     """Views counted on a lattice of directions, and what follows from them.

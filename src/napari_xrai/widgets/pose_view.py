@@ -11,7 +11,8 @@ from vispy.gloo import gl
 
 from ..layers import PoseCloud
 
-COLORINGS = ("confidence", "in-plane angle")
+COLORINGS = {"confidence": "viridis", "in-plane angle": "hsl", "views": "coolwarm"}
+HINT = "Direction of the beam through the particle. Drag to turn, scroll to zoom."
 SOFTWARE_RENDERERS = ("llvmpipe", "softpipe", "swiftshader", "software")
 
 
@@ -19,7 +20,7 @@ class PoseView(QWidget):
     """A small 3D view of the orientations found, with one line of words above it.
 
     Each dot is one pattern: the direction of its beam through the particle. The pattern's turn about the beam,
-    the third angle of its pose, can be shown as colour.
+    the third angle of its pose, can be shown as colour, and so can how many patterns look alike: are views missing?
 
     Attributes
     ----------
@@ -33,10 +34,10 @@ class PoseView(QWidget):
         self.renderer = ""
         self._cloud: PoseCloud | None = None
         self._words = QLabel("Beam directions", self)
-        self._words.setToolTip("Direction of the beam through the particle. Drag to turn, scroll to zoom.")
+        self._words.setToolTip(HINT)
         self._coloring = QComboBox(self)
-        self._coloring.addItems(COLORINGS)
-        self._coloring.setToolTip("What the dots' colour shows")
+        self._coloring.addItems(list(COLORINGS))
+        self._coloring.setToolTip("What the dots' colour shows; views: blue fewer than an even spread has, red more")
         self._coloring.currentIndexChanged.connect(self._draw)
         # the canvas is napari's kind of widget; its own hint would collapse it to a sliver
         self._canvas = scene.SceneCanvas(keys=None, show=False, parent=self, size=(320, 150))
@@ -77,6 +78,7 @@ class PoseView(QWidget):
         self._cloud = None
         self._dots.visible = False
         self._words.setText("Beam directions")
+        self._words.setToolTip(HINT)
         self._canvas.update()
 
     def show_poses(self, cloud: PoseCloud) -> None:
@@ -86,6 +88,7 @@ class PoseView(QWidget):
         self._words.setText(
             f"{shown:,} of {cloud.total:,} beam directions" if shown < cloud.total else f"{shown:,} beam directions"
         )
+        self._words.setToolTip(f"{cloud.evenness[:1].upper()}{cloud.evenness[1:]}. {HINT}")
         self._draw()
 
     def set_colors(self, background: str, ball: str) -> None:
@@ -104,9 +107,13 @@ class PoseView(QWidget):
         if cloud is None or not self._dots.visible:
             self._canvas.update()
             return
-        by_confidence = self._coloring.currentIndex() == 0
-        values, cmap = (cloud.confidence, "viridis") if by_confidence else (cloud.in_plane, "hsl")
-        colors = get_colormap(cmap).map(np.asarray(values, np.float32)[:, None])
+        chosen = self._coloring.currentText()
+        shade = {
+            "confidence": cloud.confidence,
+            "in-plane angle": cloud.in_plane,
+            "views": (cloud.views / 2).clip(0, 1),
+        }
+        colors = get_colormap(COLORINGS[chosen]).map(np.asarray(shade[chosen], np.float32)[:, None])
         self._dots.set_data(cloud.direction, face_color=colors, edge_width=0, size=3.5)
         self._canvas.update()
 
