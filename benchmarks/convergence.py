@@ -6,7 +6,8 @@ DIR holds klh1/ (photons.emc, det_sim.h5, truth.h5) and pdb/. All other cases ar
 the particle: the detector's edge resolves an eighth of the diameter, speckles are four pixels wide. Each run is a fresh
 process, so that its CPU time and peak memory are its own. A run succeeds when its median pose error is at most
 `SUCCESS` times the case's floor, the error of the likeliest pose given the true volume; where the particle has a
-symmetry that its file does not name (1BXR holds a 222 tetramer), when the shell correlation at 22 voxels exceeds .9.
+symmetry that its file does not name (1BXR holds a 222 tetramer), when the shell correlation at 22 voxels exceeds .9;
+where frames tell no pose, when the verdict says so.
 """
 
 from __future__ import annotations
@@ -70,6 +71,9 @@ class Case:
         Photons scattered evenly over solid angle, in parts of the particle's.
     junk : float
         Part of the frames that hold two particles, another particle, or nothing but its background.
+    hopeless : str
+        Frames that tell no pose, never to be called converged. ``permuted``: the photons of each frame are dealt out
+        anew among the pixels of the same |q|; ``dark``: photons of an even background only.
     """
 
     particle: str
@@ -85,6 +89,7 @@ class Case:
     limit_deg: float | None = None
     background: float = 0.0
     junk: float = 0.0
+    hopeless: str = ""
 
 
 CASES = {
@@ -114,6 +119,9 @@ CASES = {
     "4bed curved": Case("4bed_asu.pdb.gz", curvature=0.3),
     "4bed cross": Case("4bed_asu.pdb.gz", mask="cross"),
     "4bed 128": Case("4bed_asu.pdb.gz", pixels=128, photons=1000),
+    "klh1 permuted": Case("", frames=4000, photons=497, hopeless="permuted"),
+    "4bed permuted": Case("4bed_asu.pdb.gz", hopeless="permuted"),
+    "4bed dark": Case("4bed_asu.pdb.gz", hopeless="dark"),
 }
 
 METHODS = {
@@ -146,6 +154,29 @@ class Run:
 
 def load(case: Case, name: str, data: Path, seed: int) -> tuple[Detector, Frames, Truth]:
     """Read klh1, or simulate the case; the simulation's seed is the run's."""
+    detector, frames, truth = load_with_poses(case, name, data, seed)
+    return detector, without_poses(frames, detector, case.hopeless, seed) if case.hopeless else frames, truth
+
+
+def without_poses(frames: Frames, detector: Detector, how: str, seed: int) -> Frames:
+    """Frames with as many photons, and as many on each ring, that tell nothing of the particle."""
+    rng = np.random.default_rng([seed, 2])
+    photons = frames.dense().reshape(len(frames), -1)
+    usable = detector.mask < BAD
+    if how == "dark":
+        even = detector.response * usable
+        return Frames.from_dense(rng.poisson(photons.sum(1, keepdims=True) * even / even.sum()))
+    radius = np.linalg.norm(detector.q, axis=1)
+    step = np.sort(radius)[4]  # about a pixel
+    ring = np.rint(radius / step).astype(int)
+    for r in np.unique(ring[usable]):
+        here = np.flatnonzero(usable & (ring == r))
+        photons[:, here] = rng.permuted(photons[:, here], axis=1)
+    return Frames.from_dense(photons)
+
+
+def load_with_poses(case: Case, name: str, data: Path, seed: int) -> tuple[Detector, Frames, Truth]:
+    """The case's frames as they are taken."""
     if name.startswith("klh1"):
         folder = data / "klh1"
         source = open_source([folder / "photons.emc"], detector=folder / "det_sim.h5")
@@ -298,6 +329,8 @@ def reconstruct(name: str, method: str, seed: int, data: Path) -> Run:
     cc = sphere_correlation(snapshot.intensity, truth.intensity, RADII, rotation=align.T).value
     median = float(np.median(error))
     success = cc[RADII.index(22)] > 0.9 if case.unnamed_symmetry else median <= (case.limit_deg or SUCCESS * floor)
+    if case.hopeless:
+        success = snapshot.verdict != "converged"
     views = ViewDensity(engine.table.directions(engine.group)).power.round(1)
     snapshot.facts["trust"] = (
         f"agreement {engine.agreement:.2f}, settled {engine.settled:.2f}, "
