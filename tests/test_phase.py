@@ -15,6 +15,7 @@ from napari_xrai.core.resolution import fourier_shell_correlation
 from napari_xrai.io.source import InputError
 from napari_xrai.phase import RunPhasing
 from napari_xrai.run import RunFolder, read_run
+from napari_xrai.run_lock import only_writer
 from phased import EDGE, N, particle, radius, snapshot_of, write_run
 
 
@@ -122,6 +123,13 @@ def test_a_failed_run_is_not_whitewashed(cli, tmp_path):
     run = write_run(tmp_path / "run", snapshot_of(verdict="failed", reason="no two starts found the same particle"))
     _, out, _ = cli("phase", run, "--starts", "2")
     assert "not to be believed: no two starts found the same particle" in out
+
+
+def test_a_run_that_is_being_written_is_not_phased(tmp_path):
+    write_run(tmp_path / "run", snapshot_of())
+    work = RunPhasing(tmp_path / "run", 2, 0)
+    with only_writer(tmp_path / "run"), pytest.raises(InputError, match="run is being written by process"):
+        next(work.steps())
 
 
 def test_a_run_written_meanwhile_is_not_touched(tmp_path):

@@ -114,17 +114,19 @@ def _simulate(out: Path) -> Path:
     """The frames of the demo, and the folder free for a run: what an earlier demo left is removed."""
     from .io.truth import truth_path
     from .run import RunFolder, is_run
+    from .run_lock import only_writer
     from .simulation import write_simulation
 
     frames = out / "frames.cxi"
     if (is_run(out) or frames.exists()) and not truth_path(frames).exists():
         raise InputError(f"{out} holds files that no demo made: choose another folder with --out")
-    RunFolder(out).clear()
-    for path in (frames, truth_path(frames), out / "screenshot.png"):
-        path.unlink(missing_ok=True)
-    print(f"simulating frames of a small particle: {frames}", flush=True)
-    for _ in write_simulation(PARTICLE, frames, PRESET, frames=FRAMES):
-        pass
+    with only_writer(out):
+        RunFolder(out).clear()
+        for path in (frames, truth_path(frames), out / "screenshot.png"):
+            path.unlink(missing_ok=True)
+        print(f"simulating frames of a small particle: {frames}", flush=True)
+        for _ in write_simulation(PARTICLE, frames, PRESET, frames=FRAMES):
+            pass
     return frames
 
 

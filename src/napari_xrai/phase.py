@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from .core.frames import Phasing, Snapshot, Volume
 from .core.resolution import ShellCurve, crossing
 from .io.source import InputError
 from .run import SavedRun, beside_result, read_run, write_phasing
+from .run_lock import only_writer
 
 if TYPE_CHECKING:
     from .core.phasing import PhasingResult
@@ -74,8 +76,13 @@ class RunPhasing:
         Raises
         ------
         InputError
-            If there is nothing to phase, the run was written meanwhile, or it cannot be written.
+            If there is nothing to phase, the run is being written, or it cannot be written.
         """
+        folder = self.saved.path
+        with only_writer(folder) if folder.is_dir() else nullcontext():
+            yield from self._starts()
+
+    def _starts(self) -> Iterator[tuple[int, int]]:
         with ThreadPoolExecutor(1) as pool:
             phased = pool.submit(self._phase)
             try:
