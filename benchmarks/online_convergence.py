@@ -33,7 +33,7 @@ from napari_xrai.core.resolution import ShellCurve, crossing, sphere_correlation
 from napari_xrai.core.rotations import align_poses, quaternion_to_matrix, random_rotations
 from napari_xrai.report_curves import Axis, Level, Series, plot
 
-RADII = tuple(range(2, 32))
+RADII = tuple(range(4, 32))
 STYLE = (
     "text{font:10px sans-serif;fill:#333}.grid{stroke:#e6e6e6}.axis{stroke:#777;fill:none}.line,.dots{fill:none;"
     "stroke-width:2}.dots{stroke-width:4;stroke-linecap:round}.s0,.s1{stroke:#2f57d0}.s2,.s3{stroke:#c8501e}"
@@ -81,10 +81,8 @@ def standing(snapshot: Snapshot, half_q: float, rotation: np.ndarray, truth: Vol
     align, error = align_poses(quaternion_to_matrix(poses.quaternion[fresh]), rotation[poses.frame[fresh]])
     cc = sphere_correlation(snapshot.intensity, truth, RADII, rotation=align.T).value
     true = crossing(ShellCurve(np.array(RADII, float), cc, np.ones(len(RADII))), TRUE)
-    return (
-        min(half_q, EDGE) if np.isfinite(half_q) else EDGE, min(true, EDGE) if np.isfinite(true) else EDGE,
-        float(np.median(error)),
-    )  # fmt: skip
+    reached = (min(float(np.nan_to_num(q)), EDGE) for q in (half_q, true))  # NaN: nowhere
+    return (*reached, float(np.median(error)))
 
 
 def draw(particle: Klh1, photons: float, n: int) -> tuple[list[Frames], np.ndarray]:

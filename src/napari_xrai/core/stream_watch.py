@@ -112,6 +112,7 @@ class StreamWatch:
                 f"resolution at {resolution[-1] / max(resolution.max(), 1e-30):.0%} of the best"
             )
             self._curve = self._curve[-1:]
+            self._is_still = False
         self._has_fallen = bool(fallen)
         half = int(np.searchsorted(seen, seen[-1] / 2))
         still = (
@@ -120,7 +121,7 @@ class StreamWatch:
         )  # fmt: skip
         if still and not self._is_still and not fallen:
             self.say(f"more frames bring little: twice as many as {seen[half]:,.0f} changed neither resolution nor fit")
-        self._is_still = bool(still)
+            self._is_still = True  # told once, until convergence is lost
 
 
 def _went(before: float, after: float) -> str:

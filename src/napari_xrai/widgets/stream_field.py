@@ -29,7 +29,7 @@ class StreamField(QWidget):
         self._address = QLineEdit(self)
         self._address.setObjectName("xrai-stream")
         self._address.setPlaceholderText("or a stream: tcp://host:port")
-        self._address.setToolTip("Address of a karabo-bridge server; press Return to connect")
+        self._address.setToolTip("Address of a karabo-bridge server (others: see the guide); press Return to connect")
         self._follow = QCheckBox("files still grow", self)
         self._follow.setObjectName("xrai-follow")
         self._follow.setToolTip("Reconstruct while another program writes: one growing HDF5 file, or one folder")
