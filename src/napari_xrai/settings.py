@@ -40,7 +40,9 @@ class StreamSettings(BaseModel):
 
     follow: bool = Field(default=False, description="Go on with the frames that are added to the file or folder")
     address: str | None = Field(
-        default=None, pattern=r"^tcp://[^\s/]+:\d+$", description="tcp://host:port of a server; tcp://*:port waits for one"
+        default=None,
+        pattern=r"^tcp://[^\s/]+:\d+$",
+        description="tcp://host:port of a server; tcp://*:port waits for one",
     )
     socket: Literal["REQ", "SUB", "PULL"] = Field(default="REQ", description="Kind of the server's socket")
     data: str | None = Field(default=None, description="SOURCE:KEY of the frames in a message")
