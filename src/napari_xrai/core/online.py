@@ -34,6 +34,7 @@ from .frames import DROPPED, NOT_HIT, Detector, Progress, Snapshot, Verdict
 from .inference import Proposer
 from .junk import JunkGate
 from .likelihood import PoseLikelihood
+from .odd_pixels import leave_out_odd_pixels
 from .pixels import SparsePhotons, pixels_of
 from .reconstruction import (
     BATCH_SIZE,
@@ -124,7 +125,9 @@ class OnlineReconstruction(Reconstruction):
         yield from self._with_progress(kernels.compile_kernels())
         yield from self._with_progress(pose_uncertainty.compile_kernels())
         if self.first is None:
-            self.first = yield from self._first_frames(inlet)
+            first = yield from self._first_frames(inlet)
+            self.pixels, self.first, odd = leave_out_odd_pixels(self.pixels, first)
+            self.facts |= odd
         self._measure(self.first)
         if not self.begun:
             yield from self._start(self.first, inlet)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,14 @@ class Pixels:
         """How many orienting pixels lie within `radius` voxels of the beam."""
         return int(np.searchsorted(self.rho[: self.n_orient], radius, side="right"))
 
+    def only(self, kept: NDArray[np.bool_]) -> Pixels:
+        """These pixels without those that are not `kept` (U,)."""
+        rank = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)[self.rank]  # −1, masked out, stays so
+        return replace(
+            self, q=self.q[kept], response=self.response[kept], rho=self.rho[kept], azimuth=self.azimuth[kept],
+            n_orient=int(kept[: self.n_orient].sum()), rank=rank.astype(np.int32),
+        )  # fmt: skip
+
     def sparse(self, frames: Frames) -> SparsePhotons:
         """Photons of `frames` on these pixels, by rising rank within each frame."""
         row = np.repeat(np.arange(len(frames), dtype=np.int64), np.diff(frames.start))
@@ -107,6 +115,13 @@ class SparsePhotons:
         near = self.pixel < n_pixels
         out[row[near], self.pixel[near]] = self.count[near]
         return out
+
+    def on(self, kept: NDArray[np.bool_]) -> SparsePhotons:
+        """The photons on `Pixels.only` these `kept` (U,)."""
+        mine = kept[self.pixel]
+        start = np.concatenate([[0], np.cumsum(mine)])[self.start]
+        rank = (np.cumsum(kept) - 1).astype(np.int32)
+        return SparsePhotons(start, rank[self.pixel[mine]], self.count[mine], self.index)
 
     def take(self, rows: NDArray[np.int64]) -> SparsePhotons:
         """The frames at these positions, in this order."""

@@ -24,6 +24,7 @@ from .frames import Detector, Frames, Progress, Snapshot, Verdict, Volume
 from .inference import Proposer, by_search, infer_poses, same_mode
 from .junk import JunkGate, Law
 from .likelihood import PoseLikelihood, gamma_shape
+from .odd_pixels import leave_out_odd_pixels
 from .pixels import SparsePhotons, pixels_of
 from .pose_drift import PoseDrift
 from .pose_uncertainty import PoseUncertainty, measure_uncertainty
@@ -112,11 +113,10 @@ class Reconstruction:
         self.carried: tuple[list[F32], list[F32]] | None = None
         self.halves: ShellCurve | None = None
         self.phase, self.fraction, self.seen = "getting ready (slow the first time)", 0.0, 0
-        self.passes_done = self.updates = 0
+        self.passes_done = self.updates = self.starts = 0
         self.begun, self.weighing, self.gaining = False, False, True
         self.restored: dict[str, NDArray[Any]] | None = None
         self.radius = self.agreement = self.settled = self.band_radius = 0.0
-        self.starts = 0
         self.fluence_shape, self.contrast_kept = float("inf"), 1.0
         self.junk_law: Law | None = None
         self.drift = PoseDrift()
@@ -136,6 +136,8 @@ class Reconstruction:
         yield from self._with_progress(pose_uncertainty.compile_kernels())
         self.phase = "reading frames"
         reservoir, whole = yield from self._gather(batches)
+        self.pixels, reservoir, odd = leave_out_odd_pixels(self.pixels, reservoir)
+        self.facts |= odd
         self._measure(reservoir)
         if not self.begun:
             yield from self._begin(reservoir)
@@ -213,17 +215,15 @@ class Reconstruction:
 
     def _begin(self, reservoir: SparsePhotons) -> Generator[Progress, None, None]:
         """Start from different noise until two starts find the same particle; the likeliest goes on."""
-        best = -np.inf
+        best, received = -np.inf, self.table
         found: list[F32] = []
-        received = self.table
         for start in range(MOST_STARTS if self.orbit is None else MOST_STARTS_IN_A_GROUP):
             rng = np.random.default_rng([self.settings.seed, start])
             self.field, self.table, self.updates = self._new_field("voxel", rng), FrameTable(), 0
             self.table.adopt(received)
             self.history = {name: [] for name in HISTORY}
             self.phase, self.radius, self.carried = f"start {start + 1}", self.start_radius, None
-            span = SHARE_OF_STARTS / 2 if start < 2 else 0.0
-            base = SHARE_OF_STARTS / 2 * min(start, 2)
+            span, base = SHARE_OF_STARTS / 2 * (start < 2), SHARE_OF_STARTS / 2 * min(start, 2)
             for share in bootstrap(
                 self.field, self.pixels, self.brightness, reservoir, self.start_radius, self.speckle.diameter,
                 self.fluence_shape, rng, self.settings.threads, self.orbit,
