@@ -153,10 +153,15 @@ def _tiles(saved: SavedRun) -> list[Tile]:
     return [
         resolution,
         Tile("Frames used", f"{counters.used:,}", f"of {counters.received:,} received, {rest}"),
-        Tile("Diameter", now.facts.get("diameter", "not known"), "of the particle, from the size of its speckles"),
+        _diameter_tile(now),
         _density_tile(now),
         _time_tile(saved),
     ]
+
+
+def _diameter_tile(now: Snapshot) -> Tile:
+    value, _, source = now.facts.get("diameter", "not known").partition(", ")
+    return Tile("Diameter", value, f"of the particle, {source}" if source else "of the particle")
 
 
 def _density_tile(now: Snapshot) -> Tile:
@@ -212,7 +217,11 @@ def _phasing(now: Snapshot) -> Figure:
     curves = now.phasing.curves
     lines = [
         Series(label, curves["q"], curves[name])
-        for name, label in (("prtf", "PRTF"), ("agreement", "FSC between starts, mean"))
+        for name, label in (
+            ("prtf", "PRTF"),
+            ("agreement", "FSC between starts, mean"),
+            ("half_fsc", "FSC of half-set densities"),
+        )
         if name in curves
     ]
     svg = plot(lines, _q_axis(now), Axis("PRTF, FSC", -0.1, 1.0), [Level(0.5, "0.5")])
@@ -220,6 +229,10 @@ def _phasing(now: Snapshot) -> Figure:
         "How well phasing repeats on this one intensity. Neither curve knows the errors of the intensity itself, and "
         "the PRTF is no resolution."
     )
+    if "half_fsc" in curves:
+        words += (
+            " The half-set densities share poses, support (a mask) and first phases: they tell of photon noise only."
+        )
     if svg is None:
         words = f"No curve: {now.phasing.reason}."
     return Figure(title, svg, words)
@@ -255,9 +268,10 @@ def _profile(now: Snapshot) -> Figure:
     lines = [Series("mean intensity", q, _shell_means(data, seen))]
     words = "Mean of the measured voxels of each shell"
     if now.trust is not None:
-        error = np.sqrt(_shell_means(now.trust.standard_error.data.astype(np.float64) ** 2, seen))
+        known = seen & (now.trust.standard_error.data > 0)
+        error = np.sqrt(_shell_means(now.trust.standard_error.data.astype(np.float64) ** 2, known))
         lines.append(Series("standard error of a voxel, rms", q, error))
-        words += "; the standard error holds noise, pose errors and uneven views"
+        words += "; the standard error holds noise, blur and lost detail, and is not known beside the beam stop"
     svg = plot(lines, _q_axis(now), Axis("intensity", log=True), mark=resolution_q(now))
     words = f"{words}." if svg else "No curve: the intensity is empty."
     if svg and not np.ptp(data[seen]) > 0:
@@ -283,7 +297,8 @@ def _forecast(now: Snapshot) -> Figure:
     ]
     axis = Axis("resolution (Å)" if calibrated else "|q| at CC ½ (voxels)", 0)
     words = f"{coming.sentence[0].upper()}{coming.sentence[1:]}."
-    return Figure(title, plot(lines, Axis("frames", 0), axis), words)
+    svg = None if coming.at_edge[0] else plot(lines, Axis("frames", 0), axis)
+    return Figure(title, svg, words)
 
 
 # ---- density and poses

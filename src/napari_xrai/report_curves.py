@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 from numpy.typing import ArrayLike, NDArray
 
 WIDTH, HEIGHT = 460, 250
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 44
+LEFT, RIGHT, TOP, BOTTOM = 60, 12, 12, 44
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +172,7 @@ def _axes(scale_x: _Scale, scale_y: _Scale, x_label: str, y_label: str) -> str:
     parts.append(f'<path class="axis" d="M{LEFT} {TOP}V{floor}H{right}"/>')
     middle = (LEFT + right) / 2
     parts.append(f'<text class="label" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>')
-    turned = f"translate(12 {(TOP + floor) / 2}) rotate(-90)"
+    turned = f"translate(11 {(TOP + floor) / 2}) rotate(-90)"
     parts.append(f'<text class="label" transform="{turned}" text-anchor="middle">{escape(y_label)}</text>')
     return "".join(parts)
 
