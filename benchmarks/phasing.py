@@ -1,6 +1,8 @@
 """Phasing and alignment on a known particle: how many starts are right, how far, and at what cost.
 
-Run:  OMP_NUM_THREADS=1 python benchmarks/phasing.py --data DIR
+Run:  OMP_NUM_THREADS=1 python benchmarks/phasing.py --data DIR [--only own live …] [--seeds 31 32]
+
+``own`` phases what the engine itself reconstructs from simulated frames of 500 photons, the cases of `convergence.py`.
 
 DIR/klh1/truth.h5 holds `intensity` (x, y, z; attr voxel_size_invA) and `density` (x, y, z; its voxel is
 1 / (voxels of the intensity × voxel_size_invA)). Only the intensity is phased; the density judges.
@@ -16,11 +18,15 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
+from convergence import CASES, load
 from napari_xrai.core.density_alignment import align_density, align_transform, apply_offset, transform_on_grid
 from napari_xrai.core.frames import Volume
 from napari_xrai.core.phase_retrieval import Recipe, first_support, iterate, measurement, random_start
 from napari_xrai.core.phasing import LivePhasing, phase
-from napari_xrai.core.resolution import crossing, fourier_shell_correlation, sample, shell_index
+from napari_xrai.core.reconstruction import Reconstruction
+from napari_xrai.core.reconstruction_settings import ReconstructionSettings
+from napari_xrai.core.resolution import crossing, fourier_shell_correlation, sample, shell_index, sphere_correlation
+from napari_xrai.core.rotations import align_poses, quaternion_to_matrix
 
 
 def read_truth(path: Path, hole: float = 4) -> tuple[Volume, Volume, Volume]:
@@ -129,20 +135,61 @@ def alignment(true: Volume, trials: int) -> None:
     print(f"alignment over SO(3) × shift × hand, 64³: worst {max(errors):.2f}°, {np.mean(seconds):.2f} CPU s each")
 
 
+OWN = ("2cex", "1bxr", "4bed", "cube named", "cube")
+SHARED = 0.4
+"""Correlation of intensities up to which a density is asked for."""
+
+
+def own(data: Path, name: str, seed: int, starts: int) -> None:
+    """Reconstruct, phase, and compare with the true density: how far does the intensity go, and how far the density?"""
+    detector, frames, truth = load(CASES[name], name, data, seed)
+    engine = Reconstruction(detector, ReconstructionSettings(seed=seed, symmetry=CASES[name].symmetry), len(frames))
+    for _ in engine.run(lambda size, start: (frames.take(slice(a, a + size)) for a in range(start, len(frames), size))):
+        pass
+    now = engine.snapshot(all_poses=True)
+    assert now is not None and truth.density is not None
+    edge = int(np.ceil(now.progress.radius))
+    result, spent = cpu(lambda: phase(now.intensity, now.weight, starts, radius=edge))
+    aligned = align_density(result.density, truth.density, edge=edge)
+    curve = fourier_shell_correlation(aligned.density, aligned.reference)
+    poses = quaternion_to_matrix(now.poses.quaternion)
+    turn, error = align_poses(poses, truth.rotation[now.poses.frame], truth.point_group)
+    # where a symmetry is not named, poses say nothing of the global rotation, but the densities do
+    turn = aligned.rotation if CASES[name].unnamed_symmetry else turn.T
+    shells = sphere_correlation(now.intensity, truth.intensity, np.arange(8, edge), rotation=turn, points=3000)
+    print(f"{name}, seed {seed}: {now.verdict}, median pose error {np.median(error):.1f}°; intensity CC {SHARED} at "
+          f"{crossing(shells, SHARED) / now.intensity.voxel_size:.1f} of {edge}, least {shells.value.min():.2f}; "
+          f"density FSC ½ at {crossing(curve, 0.5) / now.intensity.voxel_size:.1f}, "
+          f"{np.interp(edge, curve.q / now.intensity.voxel_size, curve.value):.2f} at {edge}; "
+          f"{result.kept.sum()} of {starts} starts kept, {spent:.1f} CPU s", flush=True)  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--starts", type=int, default=8)
     parser.add_argument("--updates", type=int, default=40)
+    parts = ("true", "alignment", "live", "holes", "own")
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--cases", nargs="+", choices=OWN, default=OWN)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[31])
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     path = chosen.data / "klh1" / "truth.h5"
     intensity, weight, true = read_truth(path)
-    phased(intensity, weight, true, 31, chosen.starts)
-    phased(intensity, weight, true, 45, max(2, chosen.starts // 2))
-    alignment(true, 6)
-    live(intensity, weight, true, chosen.updates)
-    holes(path, chosen.starts)
+    if "true" in chosen.only:
+        phased(intensity, weight, true, 31, chosen.starts)
+        phased(intensity, weight, true, 45, max(2, chosen.starts // 2))
+    if "alignment" in chosen.only:
+        alignment(true, 6)
+    if "live" in chosen.only:
+        live(intensity, weight, true, chosen.updates)
+    if "holes" in chosen.only:
+        holes(path, chosen.starts)
+    if "own" in chosen.only:
+        for name in chosen.cases:
+            for seed in chosen.seeds:
+                own(chosen.data, name, seed, chosen.starts)
 
 
 if __name__ == "__main__":
