@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
@@ -108,15 +108,16 @@ def this(*arguments: object) -> list[str]:
 
 
 def append(source: Path, out: Path, rate: float) -> None:
-    """Append frames to a file at a rate: a facility's writer."""
+    """Append frames to a file at a rate, over and over: a facility's writer."""
     with h5py.File(source) as given, h5py.File(out, "w", libver="latest") as file:
         data = file.create_dataset("frames", (0, 64, 64), "u1", maxshape=(None, 64, 64), chunks=(20, 64, 64))
         file.swmr_mode = True
         began = time.monotonic()
-        for first in range(0, len(given["frames"]), 20):
+        for first in count(0, 20):
             time.sleep(max(0.0, began + first / rate - time.monotonic()))
             data.resize(first + 20, axis=0)
-            data[first:] = given["frames"][first : first + 20]
+            there = first % len(given["frames"])
+            data[first:] = given["frames"][there : there + 20]
             file.flush()
 
 

@@ -1,6 +1,6 @@
 """How far one pass gets with how many frames, for two fluences; and the same frames read until convergence.
 
-    python benchmarks/online_convergence.py --data DIR [--photons 500 150] [--frames 20000] [--chart FILE.svg]
+    python benchmarks/online_convergence.py --data DIR [--photons 500 200] [--frames 20000] [--chart FILE.svg]
 
 DIR holds klh1/. Frames of the klh1 particle, drawn from its true intensity at random poses, are handed to the engine
 as a stream that it always keeps up with. After every update: frames used, where the half-sets correlate ½, where the
@@ -77,7 +77,7 @@ class Curve:
 def standing(snapshot: Snapshot, half_q: float, rotation: np.ndarray, truth: Volume, since: int) -> tuple[float, ...]:
     """Radii to which the half-sets and the truth agree, and the median error of the poses from frame `since` on."""
     poses = snapshot.poses
-    fresh = poses.frame >= since
+    fresh = poses.frame >= since if (poses.frame >= since).any() else poses.frame >= 0  # the reservoir was seen again
     align, error = align_poses(quaternion_to_matrix(poses.quaternion[fresh]), rotation[poses.frame[fresh]])
     cc = sphere_correlation(snapshot.intensity, truth, RADII, rotation=align.T).value
     true = crossing(ShellCurve(np.array(RADII, float), cc, np.ones(len(RADII))), TRUE)
@@ -141,7 +141,7 @@ def chart(curves: list[Curve], out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--photons", type=float, nargs="+", default=[500.0, 150.0])
+    parser.add_argument("--photons", type=float, nargs="+", default=[500.0, 200.0])
     parser.add_argument("--frames", type=int, default=20_000)
     parser.add_argument("--no-offline", action="store_true")
     parser.add_argument("--chart", type=Path)
