@@ -40,11 +40,11 @@ def start(qtbot, panel, paths):
 
 
 def wait_for_volume(qtbot, viewer):
-    qtbot.waitUntil(lambda: any(x.metadata.get(KEY) == "intensity" for x in viewer.layers), timeout=20_000)
+    qtbot.waitUntil(lambda: any(x.metadata.get(KEY) == "intensity" for x in viewer.layers), timeout=60_000)
 
 
 def wait_until_idle(qtbot, panel):
-    qtbot.waitUntil(lambda: panel.state == "idle", timeout=20_000)
+    qtbot.waitUntil(lambda: panel.state == "idle", timeout=60_000)
 
 
 def colors_in(image):
