@@ -180,7 +180,7 @@ def reconstruct(
     passes: Annotated[int | None, typer.Option(help="Passes over the frames.")] = None,
     max_frames: Annotated[int | None, typer.Option(help="Stop after so many received frames.")] = None,
     seed: Annotated[int | None, typer.Option(help="Equal seeds give equal results on the same CPU.")] = None,
-    device: Annotated[str | None, typer.Option(help="Where it runs.", metavar="auto|cpu")] = None,
+    device: Annotated[str | None, typer.Option(help="Where it runs.", metavar="auto|cpu|cuda[:i]")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     field: Annotated[str | None, typer.Option(help="The 3D intensity's form.", metavar="auto|voxel|hash|siren")] = None,
     symmetry: Annotated[str | None, typer.Option(help="Point group, if known.", metavar="C1|C4|D5|T|O|I")] = None,

@@ -436,18 +436,13 @@ def make_reconstruction(
 
     Raises
     ------
-    InputError
-        If the device cannot be used.
+    ValueError
+        If there is no such device.
     """
     from .core.online import OnlineReconstruction
     from .core.reconstruction import Reconstruction
     from .core.reconstruction_settings import ReconstructionSettings
 
-    if settings.device.startswith("cuda"):
-        raise InputError(
-            f"the engine runs on the CPU, not on {settings.device}: leave out --device, or give cpu (in the panel: "
-            "Settings, device)"
-        )
     chosen = ReconstructionSettings(
         passes=settings.passes,
         seed=settings.seed,
@@ -456,6 +451,7 @@ def make_reconstruction(
         symmetry=settings.symmetry,
         proposals=settings.proposals,
         threads=settings.threads or usable_cores(),
+        device=settings.device,
     )
     return (OnlineReconstruction if live else Reconstruction)(detector, chosen, n_frames)
 

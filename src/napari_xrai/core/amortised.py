@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from .encoder import PolarImage, PoseEncoder, propose, sleep
@@ -33,16 +34,22 @@ class AmortisedPoses:
         Size of a speckle, voxels.
     fluence_shape : float
         As in `likelihood`.
+    device : torch.device or str
+        Where it sleeps and wakes.
     """
 
-    def __init__(self, pixels: Pixels, brightness: F32, speckle: float, fluence_shape: float) -> None:
-        self.pixels, self.brightness = pixels, brightness
+    def __init__(
+        self, pixels: Pixels, brightness: F32, speckle: float, fluence_shape: float,
+        device: torch.device | str = "cpu",
+    ) -> None:  # fmt: skip
+        self.pixels, self.brightness, self.device = pixels, brightness, device
         self.sight, self.fluence_shape = SIGHT * speckle, fluence_shape
         self.encoder: PoseEncoder | None = None
 
     def sleep(self, ratio: F32, radius: float, rng: np.random.Generator) -> Iterator[None]:
         """Learn the field (edge³) as far as it is resolved; yields after every step."""
-        polar = PolarImage(self.pixels, self.brightness, min(radius, self.sight), self.fluence_shape)
+        radius = min(radius, self.sight)
+        polar = PolarImage(self.pixels, self.brightness, radius, self.fluence_shape, device=self.device)
         steps, rate = NEXT_STEPS, NEXT_RATE
         if self.encoder is None:
             self.encoder = PoseEncoder(polar, seed=int(rng.integers(2**31)))

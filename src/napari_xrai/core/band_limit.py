@@ -7,9 +7,12 @@ estimate, whose band is not limited (the hole behind the beam stop, the steep ce
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
 
 F32 = NDArray[np.float32]
 
@@ -23,6 +26,31 @@ PRIOR_PHOTONS = 0.5
 
 BANDS = (0.05, 0.0625, 0.08, 0.1, 0.125, 0.16, 0.2, 0.25, 0.315, 0.4)
 """What is tried, cycles per voxel; the largest leaves all but the corners of what a grid can hold."""
+
+
+FAR = 2.5
+"""Widths of the Gaussian that smooths, where it ends."""
+
+
+def filtered_ratio(photons: F32, exposure: F32, smoothing: float, band: float) -> F32:
+    """(edge, edge, edge) photons over exposure without what varies faster than `band`, from a Gaussian start.
+
+    Parameters
+    ----------
+    photons, exposure : (edge, edge, edge) float32
+        Counted, and expected at ratio 1.
+    smoothing : float
+        Width of the Gaussian that makes the estimate whose band is not limited, voxels.
+    band : float
+        Cycles per voxel.
+    """
+    return band_limited(photons, exposure, _smooth(photons, smoothing), _smooth(exposure, smoothing), band)
+
+
+def _smooth(cube: F32, width: float) -> F32:
+    for axis in range(3):
+        cube = gaussian_filter1d(cube, width, axis=axis, mode="nearest", truncate=FAR)
+    return cube
 
 
 def band_limited(photons: F32, exposure: F32, smooth_photons: F32, smooth_exposure: F32, band: float) -> F32:
@@ -39,8 +67,8 @@ def band_limited(photons: F32, exposure: F32, smooth_photons: F32, smooth_exposu
     """
     base = (smooth_photons + PRIOR_PHOTONS) / (smooth_exposure + PRIOR_PHOTONS)
     edge = len(base)
-    size = scipy.fft.next_fast_len(edge, real=True)
-    keep = _low_pass(size, band)
+    size = fast_length(edge)
+    keep = low_pass(size, band)
     excess, seen = (
         scipy.fft.irfftn(scipy.fft.rfftn(grid, (size,) * 3) * keep, (size,) * 3)[:edge, :edge, :edge]
         for grid in (photons - exposure * base, exposure)
@@ -50,7 +78,14 @@ def band_limited(photons: F32, exposure: F32, smooth_photons: F32, smooth_exposu
     return np.asarray((ratio + ratio[::-1, ::-1, ::-1]) / 2, np.float32)  # even, whatever the transform rounded
 
 
-def _low_pass(size: int, band: float) -> F32:
+def fast_length(edge: int) -> int:
+    """The next length that a transform likes."""
+    return int(scipy.fft.next_fast_len(edge, real=True))
+
+
+@lru_cache(maxsize=4)
+def low_pass(size: int, band: float) -> F32:
+    """(size, size, size // 2 + 1) what of each frequency passes; the same array again for the same numbers."""
     one_sided, two_sided = scipy.fft.rfftfreq(size), scipy.fft.fftfreq(size)
     frequency = np.sqrt(two_sided[:, None, None] ** 2 + two_sided[:, None] ** 2 + one_sided**2)
     beyond = np.clip((frequency / band - 1) / (TAPER - 1), 0, 1)

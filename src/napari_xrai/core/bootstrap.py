@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import kernels
+from .backend import COMPILED, Backend
 from .field import DARKEST, IntensityField, friedel_sum
 from .pixels import Pixels, SparsePhotons
-from .search import LARGEST_SCORES, PolarSearch
+from .search import PolarSearch
 from .symmetry import IDENTITY, Orbit
 
 F32 = NDArray[np.float32]
@@ -36,6 +36,7 @@ SHORTEST_MEMORY = 16
 def bootstrap(
     field: IntensityField, pixels: Pixels, brightness: F32, photons: SparsePhotons, radius: float, diameter: float,
     fluence_shape: float, rng: np.random.Generator, threads: int, orbit: Orbit | None = None,
+    backend: Backend = COMPILED,
 ) -> Iterator[float]:  # fmt: skip
     """Bring `field` from noise to the particle at low resolution; yield the share of the work done after every batch.
 
@@ -53,27 +54,29 @@ def bootstrap(
         Of the particle, 1/voxel: sets how finely orientations are sampled.
     orbit : Orbit or None
         Of the particle's point group, where it is named.
+    backend : Backend
+        Where the search and the merging run.
     """
     photon_sum, exposure_sum = field.ratio.copy(), np.ones_like(field.ratio)
     prior = np.float32(1)  # the starting noise counts as one photon a voxel, and is forgotten
     order = rng.permutation(len(photons))
+    group = IDENTITY if orbit is None else orbit.group
     search: PolarSearch | None = None
     for step in range(STEPS):
         sampling = diameter * (COARSE if step < 0.6 * ANNEALED_STEPS else FINE)
         if search is None or search.sampling != sampling:
-            search = PolarSearch(pixels, brightness, radius, sampling, IDENTITY if orbit is None else orbit.group)
-            low = torch.from_numpy(photons.dense(search.n_pixels))
+            search = PolarSearch(pixels, brightness, radius, sampling, group, backend)
+            low = backend.dense(photons, search.n_pixels)
         search.set_field(field.ratio, field.edge, fluence_shape, rng, DARKEST, threads)
-        size = max(1, min(BATCH, LARGEST_SCORES // (len(search.base) * search.n_angles)))
+        size = max(1, min(BATCH, backend.largest_scores // (len(search.base) * search.n_angles)))
         batch = low[order[np.arange(step * size, (step + 1) * size) % len(order)]]
         score = search.log_likelihood(batch)
         score -= score.amax((1, 2), keepdim=True)
         share = FIRST_SHARE * score[0].numel()
         posterior = tempered(score, max(1.0, share ** (1 - step / ANNEALED_STEPS)))
         photon_map, exposure_map = search.back_project(posterior, batch)
-        new = [np.zeros_like(field.ratio) for _ in range(2)]
-        for grid, value in zip(new, (photon_map, exposure_map), strict=True):
-            kernels.scatter(search.rotation, search.point, value, grid, field.edge)
+        laid = (photon_map, exposure_map)
+        new = [backend.scatter(search.rotation, search.point, value, field.edge) for value in laid]
         if orbit is not None:
             new = [orbit.sum(grid, radius + 2) for grid in new]
         keep = np.float32(max(1 - 1 / (step + 2), 1 - 1 / SHORTEST_MEMORY))

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from . import kernels
+from . import kernels, torch_kernels
 from .pixels import Pixels, SparsePhotons
 from .rotations import RZ_PI, random_rotations, rotation_from_6d, super_fibonacci
 from .search import polar_spread
@@ -91,6 +91,7 @@ class PolarImage:
         mean = bright @ spread
         variance = bright @ spread**2  # of a cell: Σ Ī w² over its pixels' bilinear shares w
         precision = torch.rsqrt(variance + 0.01 * variance.mean())
+        self.place, self.expected = torch.from_numpy(self.q).to(self.device), bright.to(self.device)
         self.mirror = bool((mean - mirrored(mean.view(n_rings, n_angles)).flatten()).abs().sum() < 0.05 * mean.sum())
         self.total = float(bright.sum())
         self.mean = (mean * precision).to(self.device)
@@ -143,8 +144,8 @@ def mirrored(image: Tensor) -> Tensor:
     return torch.roll(image.flip(-1), 1, -1)
 
 
-def expected_ratio(rotation: Tensor, q: F32, ratio: F32, edge: int) -> Tensor:
-    """(B, pixels) V/Ī at R·q, trilinear: compiled on the CPU, `grid_sample` elsewhere.
+def expected_ratio(rotation: Tensor, q: F32 | Tensor, ratio: F32 | Tensor, edge: int) -> Tensor:
+    """(B, pixels) V/Ī at R·q, trilinear: compiled on the CPU, by torch elsewhere.
 
     Parameters
     ----------
@@ -156,19 +157,13 @@ def expected_ratio(rotation: Tensor, q: F32, ratio: F32, edge: int) -> Tensor:
     """
     if rotation.device.type == "cpu":
         out = np.empty((len(rotation), len(q)), np.float32)
-        kernels.gather(rotation.numpy(), q, ratio, edge, out)
+        kernels.gather(rotation.numpy(), np.asarray(q), np.asarray(ratio), edge, out)
         return torch.from_numpy(out)
-    return sampled_ratio(rotation, q, ratio, edge)
+    point, grid = (torch.as_tensor(array, device=rotation.device) for array in (q, ratio))
+    return torch_kernels.gather(rotation, point, grid, edge)
 
 
-def sampled_ratio(rotation: Tensor, q: F32, ratio: F32, edge: int) -> Tensor:
-    """The reference of `expected_ratio`, on any device."""
-    grid = torch.as_tensor(ratio, device=rotation.device).view(1, 1, edge, edge, edge)
-    point = torch.as_tensor(q, device=rotation.device) @ rotation.mT / (edge // 2)
-    return F.grid_sample(grid, point[None, :, :, None], align_corners=True)[0, 0, :, :, 0]
-
-
-def dream(polar: PolarImage, ratio: F32, n: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def dream(polar: PolarImage, ratio: F32 | Tensor, n: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Frames of a field at random poses, with Poisson noise and the frames' spread of fluence.
 
     Parameters
@@ -186,8 +181,8 @@ def dream(polar: PolarImage, ratio: F32, n: int, rng: np.random.Generator) -> tu
     """
     fresh = (n + 1) // 2 if polar.mirror else n
     rotation = torch.from_numpy(random_rotations(fresh, rng).astype(np.float32)).to(polar.device)
-    rate = expected_ratio(rotation, polar.q, ratio, polar.edge)
-    rate *= torch.from_numpy(polar.brightness).to(polar.device)
+    rate = expected_ratio(rotation, polar.place, ratio, polar.edge)
+    rate *= polar.expected
     if not np.isinf(polar.shape):
         shape = polar.shape or SHAPE_OF_UNKNOWN_FLUENCE
         rate *= torch.from_numpy(rng.gamma(shape, 1 / shape, (fresh, 1)).astype(np.float32)).to(polar.device)
@@ -327,12 +322,13 @@ def sleep(
     rate : float
         Learning rate at its highest: the default learns from nothing; half of it follows a field that sharpens.
     """
+    field = torch.from_numpy(ratio).to(encoder.polar.device)
     optimiser = torch.optim.AdamW(encoder.parameters(), lr=rate, weight_decay=1e-3)
     warm = min(50, max(1, steps // 5))
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = rate * min((step + 1) / warm, 1.0) * max(1 - step / steps, 0.02)
-        loss, winner = loss_and_winners(encoder, *dream(encoder.polar, ratio, batch, rng))
+        loss, winner = loss_and_winners(encoder, *dream(encoder.polar, field, batch, rng))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

@@ -6,17 +6,17 @@ V(q) = Ī(|q|) · ratio(q): the radial mean Ī carries the dynamic range, the ra
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 
-from .band_limit import BANDS, band_limited
+from .band_limit import BANDS, filtered_ratio
 from .pixels import Pixels
 
 F32 = NDArray[np.float32]
+BandFilter = Callable[[F32, F32, float, float], F32]
 
 UNMEASURED = 1e-6
 """Expected photons below which a voxel counts as never seen."""
@@ -73,6 +73,8 @@ class IntensityField(ABC):
         The start: a grid of log-normal noise, Friedel-symmetric.
     smoothing : float
         Width of the Gaussian that `estimate` starts from, voxels: about a ninth of a speckle.
+    band_filter : callable
+        `band_limit.filtered_ratio`, or the same on another device.
 
     Attributes
     ----------
@@ -86,9 +88,9 @@ class IntensityField(ABC):
 
     def __init__(
         self, pixels: Pixels, profile: RadialProfile, rng: np.random.Generator,
-        smoothing: float = 0.7,
+        smoothing: float = 0.7, band_filter: BandFilter = filtered_ratio,
     ) -> None:  # fmt: skip
-        self.edge = pixels.edge
+        self.edge, self.band_filter = pixels.edge, band_filter
         self.smoothing, self.band = smoothing, FIRST_BAND / smoothing
         self.profile_grid = profile(grid_radius(self.edge)).astype(np.float32)
         start = np.exp(0.3 * rng.normal(size=self.edge**3)).astype(np.float32)
@@ -133,16 +135,10 @@ class IntensityField(ABC):
                 best, self.band = value, band
 
     def _filtered(self, photons: F32, exposure: F32, band: float) -> F32:
-        ratio = band_limited(photons, exposure, self._smooth(photons), self._smooth(exposure), band)
-        return np.maximum(ratio, np.float32(DARKEST / 2))
+        return np.maximum(self.band_filter(photons, exposure, self.smoothing, band), np.float32(DARKEST / 2))
 
     def _cube(self, grid: NDArray[Any]) -> NDArray[Any]:
         return grid.reshape((self.edge,) * 3)
-
-    def _smooth(self, cube: F32) -> F32:
-        for axis in range(3):
-            cube = gaussian_filter1d(cube, self.smoothing, axis=axis, mode="nearest", truncate=2.5)
-        return cube
 
     def log_grid(self) -> F32:
         """(edge³) log ratio, bounded below: what photons are scored against."""

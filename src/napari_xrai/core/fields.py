@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .backend import COMPILED, Backend
 from .field import IntensityField, RadialProfile, VoxelField
 from .neural_field import NeuralField
 from .pixels import Pixels
@@ -13,8 +14,9 @@ SMOOTHING = 0.11
 
 
 def make_field(
-    kind: str, pixels: Pixels, profile: RadialProfile, speckle: float, rng: np.random.Generator, device: str = "cpu"
-) -> IntensityField:
+    kind: str, pixels: Pixels, profile: RadialProfile, speckle: float, rng: np.random.Generator,
+    backend: Backend = COMPILED,
+) -> IntensityField:  # fmt: skip
     """A new field, from noise.
 
     Parameters
@@ -22,10 +24,10 @@ def make_field(
     kind : "auto", "voxel", "hash" or "siren"
     speckle : float
         Size of a speckle, voxels.
-    device : str
-        For the networks.
+    backend : Backend
+        Where the networks live, and the filter runs.
     """
     smoothing = SMOOTHING * speckle
     if kind in ("auto", "voxel"):
-        return VoxelField(pixels, profile, rng, smoothing)
-    return NeuralField(kind, pixels, profile, rng, speckle, smoothing, device)
+        return VoxelField(pixels, profile, rng, smoothing, backend.band_filter)
+    return NeuralField(kind, pixels, profile, rng, speckle, smoothing, backend.device, backend.band_filter)

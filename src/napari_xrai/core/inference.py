@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from .frame_table import FrameTable
@@ -115,7 +114,7 @@ def candidates(photons: SparsePhotons, proposers: Sequence[Proposer], table: Fra
 
 def by_search(search: PolarSearch, threads: int) -> Proposer:
     """The best pose in each of the likeliest viewing directions, at low resolution."""
-    return lambda photons: search.best(torch.from_numpy(photons.dense(search.n_pixels)), DIRECTIONS_KEPT, threads)
+    return lambda photons: search.best(search.backend.dense(photons, search.n_pixels), DIRECTIONS_KEPT, threads)
 
 
 def same_mode(a: F32, b: F32, group: F64 = IDENTITY) -> NDArray[np.bool_]:

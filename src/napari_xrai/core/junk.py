@@ -69,19 +69,23 @@ class JunkGate:
         """(N,) whether frames fit the field `ratio` (edge³) at their poses `rotation` (N, 3, 3) too badly; none, before
         there is a law.
         """
-        value = np.empty((len(photons), self.n_pixels), np.float32)
-        kernels.gather(rotation, self.point, ratio, self.edge, value)
-        counted = photons.dense(self.n_pixels)
-        expected = np.maximum(value, np.float32(DARKEST)) * self.brightness
-        expected *= (counted.sum(1) / expected.sum(1))[:, None]
-        score = np.stack([self._deviance(counted @ cell, expected @ cell) for cell in self.cells], -1)
-        total = counted.sum(1, dtype=np.float64)[:, None]
+        score, total = self._scores(photons, rotation, ratio)
         self.scores.append(score)
         self.totals.append(total)
         if self.law is None:
             return np.zeros(len(photons), bool)
         growth, spread = self.law
         return np.asarray((_deviation(score, total, growth) > DEVIATIONS * np.array(spread)).any(1))
+
+    def _scores(self, photons: SparsePhotons, rotation: F32, ratio: F32) -> tuple[F64, F64]:
+        """(N, sizes of cells) standardised deviance of frames at their poses, and their photons (N, 1)."""
+        value = np.empty((len(photons), self.n_pixels), np.float32)
+        kernels.gather(rotation, self.point, ratio, self.edge, value)
+        counted = photons.dense(self.n_pixels)
+        expected = np.maximum(value, np.float32(DARKEST)) * self.brightness
+        expected *= (counted.sum(1) / expected.sum(1))[:, None]
+        score = np.stack([self._deviance(counted @ cell, expected @ cell) for cell in self.cells], -1)
+        return score, counted.sum(1, dtype=np.float64)[:, None]
 
     def _deviance(self, counted: F32, expected: F32) -> F64:
         """(N,) standardised deviance of photons `counted` in cells (N, cells)."""

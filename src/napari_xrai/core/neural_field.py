@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .field import F32, UNMEASURED, IntensityField, RadialProfile, friedel_sum, grid_radius
+from .band_limit import filtered_ratio
+from .field import F32, UNMEASURED, BandFilter, IntensityField, RadialProfile, friedel_sum, grid_radius
 from .hash_grid import HashGridPair
 from .pixels import Pixels
 from .siren import SirenPair
@@ -62,19 +63,19 @@ class NeuralField(IntensityField):
     Parameters
     ----------
     kind : "siren" or "hash"
-    pixels, profile, rng, smoothing
+    pixels, profile, rng, smoothing, band_filter
         As for `IntensityField`.
     speckle : float
         Size of a speckle, voxels: the networks' unit of length.
-    device : str
+    device : torch.device or str
         Where the networks live. Equal seeds give equal results on the CPU; sums on a GPU may come in any order.
     """
 
     def __init__(
         self, kind: str, pixels: Pixels, profile: RadialProfile, rng: np.random.Generator, speckle: float,
-        smoothing: float = 0.7, device: str = "cpu",
+        smoothing: float = 0.7, device: torch.device | str = "cpu", band_filter: BandFilter = filtered_ratio,
     ) -> None:  # fmt: skip
-        super().__init__(pixels, profile, rng, smoothing)
+        super().__init__(pixels, profile, rng, smoothing, band_filter)
         self.kind, self.speckle, self.device = kind, speckle, torch.device(device)
         self.seed, self.updates = int(rng.integers(2**31)), 0
         start = torch.Generator().manual_seed(self.seed)

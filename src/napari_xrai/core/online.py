@@ -24,20 +24,16 @@ import torch
 from numpy.typing import NDArray
 
 from . import kernels, pose_uncertainty
-from .amortised import AmortisedPoses
 from .arrivals import Arrivals, Inlet
 from .blank_background import BlankBackground
 from .evidence import Evidence
-from .exposure import ExposureTable
 from .frame_table import FrameTable
 from .frames import DROPPED, NOT_HIT, Detector, Progress, Snapshot, Verdict
 from .inference import Proposer
-from .junk import JunkGate
 from .likelihood import PoseLikelihood
 from .odd_pixels import leave_out_odd_pixels
 from .pixels import SparsePhotons, pixels_of
 from .reconstruction import (
-    BATCH_SIZE,
     MARCH,
     NEIGHBOURS,
     RESERVOIR_FRAMES,
@@ -146,7 +142,7 @@ class OnlineReconstruction(Reconstruction):
         frames = photons = 0
         began: float | None = None
         while frames < RESERVOIR_FRAMES and photons < RESERVOIR_PHOTONS and not inlet.ended:
-            arrivals = inlet.take(BATCH_SIZE, WAIT_S)
+            arrivals = inlet.take(self.backend.batch_size, WAIT_S)
             if arrivals.detector is not None:
                 for part in parts:
                     self.table.note(part.index, DROPPED)
@@ -193,7 +189,7 @@ class OnlineReconstruction(Reconstruction):
         likelihood, proposers = yield from self._prepare(self.settings.proposals)
         again: Iterator[None] | None = None
         while not inlet.ended:
-            arrivals = inlet.take(BATCH_SIZE, 0.0 if self._again_pays() else WAIT_S)
+            arrivals = inlet.take(self.backend.batch_size, 0.0 if self._again_pays() else WAIT_S)
             changed = arrivals.detector is not None
             if arrivals.detector is not None:
                 if len(new):
@@ -224,7 +220,8 @@ class OnlineReconstruction(Reconstruction):
 
     def _new_block(self) -> Growing:
         reach = self.radius + MARCHES * MARCH * self.speckle.size + NEIGHBOURS
-        return Growing(Evidence(self.pixels, self.exposure, reach, self.settings.threads), [], np.zeros(8))
+        evidence = self.backend.evidence(self.pixels, self.exposure, reach, self.settings.threads)
+        return Growing(evidence, [], np.zeros(8))
 
     def _is_full(self, block: Growing) -> bool:
         """Whether it is time for an update: not so often that frames would have to wait for it."""
@@ -314,10 +311,7 @@ class OnlineReconstruction(Reconstruction):
         self.blocks.clear()
         self.first = None
         self.radius = min(self.radius, pixels.orient_radius)
-        self.brightness = (pixels.response * self.profile(np.linalg.norm(pixels.q, axis=1))).astype(np.float32)
-        self.exposure = ExposureTable(pixels, self.brightness)
-        self.gate = JunkGate(pixels, self.brightness, self.speckle.size, self.junk_law)
-        self.amortised = AmortisedPoses(pixels, self.brightness, self.speckle.size, self.fluence_shape)
+        self._lay_out()
         self.watch.say("mask or geometry changed")
 
     def _note(self, arrivals: Arrivals) -> None:
@@ -346,7 +340,7 @@ class OnlineReconstruction(Reconstruction):
 
     def _shed(self, proposers: list[Proposer], inlet: Inlet) -> list[Proposer]:
         """Fewer candidate poses for each frame while more frames wait than can be used at once."""
-        self.shedding = inlet.waiting > BUSY_S * max(self._rate(), BATCH_SIZE)
+        self.shedding = inlet.waiting > BUSY_S * max(self._rate(), self.backend.batch_size)
         if not self.shedding:
             return proposers
         return [lambda photons, propose=propose: propose(photons)[:, :SHED_CANDIDATES] for propose in proposers]  # type: ignore[misc]
@@ -390,7 +384,7 @@ class OnlineReconstruction(Reconstruction):
         """Infer the poses of the block that was not seen for longest; its new evidence takes the place of the old."""
         block = self.blocks[0]
         evidence, tally = self._new_block().evidence, np.zeros(8)
-        for part in chunks(len(block.photons), BATCH_SIZE):
+        for part in chunks(len(block.photons), self.backend.batch_size):
             tally += self._merge(block.photons.take(np.arange(part.start, part.stop)), likelihood, proposers, evidence)
             self.seen += part.stop - part.start
             yield

@@ -16,13 +16,12 @@ from .bootstrap import bootstrap
 from .contrast import photon_contrast
 from .coverage import group_crowding
 from .evidence import Evidence
-from .exposure import ExposureTable
 from .field import DARKEST, IntensityField, RadialProfile, grid_radius
 from .fields import make_field
 from .frame_table import FrameTable
 from .frames import Detector, Frames, Progress, Snapshot, Verdict, Volume
 from .inference import Proposer, by_search, infer_poses, same_mode
-from .junk import JunkGate, Law
+from .junk import Law
 from .likelihood import PoseLikelihood, gamma_shape
 from .odd_pixels import leave_out_odd_pixels
 from .pixels import SparsePhotons, pixels_of
@@ -34,6 +33,7 @@ from .search import PolarSearch
 from .sizing import measure_size
 from .speckle import measure_speckle
 from .symmetry import Orbit, point_group
+from .torch_backend import backend_of
 from .trust import assess
 from .verdict import judge
 
@@ -42,7 +42,6 @@ F64 = NDArray[np.float64]
 BatchReader = Callable[[int, int], Iterator[Frames]]
 """``batches(size, start)``: read the stream from frame `start` on, `size` frames at a time."""
 
-BATCH_SIZE = 200
 RESERVOIR_FRAMES = 4000
 RESERVOIR_PHOTONS = 8_000_000
 """What the bootstraps run on; frames beyond are only ever seen as batches."""
@@ -95,13 +94,11 @@ class Reconstruction:
     Raises
     ------
     ValueError
-        Where the mask leaves too few pixels.
+        Where the mask leaves too few pixels, or there is no such device.
     """
 
-    batch_size = BATCH_SIZE
-
     def __init__(self, detector: Detector, settings: ReconstructionSettings, n_frames: int | None) -> None:
-        self.settings, self.n_frames = settings, n_frames
+        self.settings, self.n_frames, self.backend = settings, n_frames, backend_of(settings.device)
         self.pixels = pixels_of(detector)
         self.group, self.rng = point_group(settings.symmetry), np.random.default_rng(settings.seed)
         self.orbit = Orbit(self.group, self.pixels.edge) if len(self.group) > 1 else None
@@ -146,9 +143,9 @@ class Reconstruction:
             self.field = self._new_field(self.settings.field, np.random.default_rng(0))
             self.field.restore(self.restored)
             self.restored = None
-        n_frames = len(reservoir) if whole else self.n_frames
+        n_frames, size = len(reservoir) if whole else self.n_frames, self.backend.batch_size
         while (total := self._passes(n_frames)) > self.passes_done:
-            stream = reservoir.batches(BATCH_SIZE) if whole else map(self._receive, batches(BATCH_SIZE, 0))
+            stream = reservoir.batches(size) if whole else map(self._receive, batches(size, 0))
             self.phase = f"pass {self.passes_done + 1} of {total}"
             start = SHARE_OF_STARTS + (1 - SHARE_OF_STARTS) * self.passes_done / total
             span = (1 - SHARE_OF_STARTS) / total
@@ -165,7 +162,7 @@ class Reconstruction:
         """Read the first frames into the reservoir; also returns whether that was the whole stream."""
         parts: list[SparsePhotons] = []
         frames = photons = 0
-        for batch in batches(BATCH_SIZE, 0):
+        for batch in batches(self.backend.batch_size, 0):
             if frames >= RESERVOIR_FRAMES or photons >= RESERVOIR_PHOTONS:
                 return SparsePhotons.concatenate(parts), False
             parts.append(self._receive(batch))
@@ -187,19 +184,14 @@ class Reconstruction:
         pixels = self.pixels
         counts = np.bincount(reservoir.pixel, reservoir.count, len(pixels.rho))
         self.profile = RadialProfile(pixels, counts, len(reservoir))
-        self.brightness = (pixels.response * self.profile(np.linalg.norm(pixels.q, axis=1))).astype(np.float32)
-        self.exposure = ExposureTable(pixels, self.brightness)
         self.speckle = measure_speckle(pixels, reservoir)
         self.contrast = photon_contrast(pixels, reservoir)
-        size = self.speckle.size
-        self.start_radius = min(
-            max(START_RADIUS * size, pixels.inner_radius + FEWEST_RINGS * size), pixels.orient_radius
-        )
+        size, inner = self.speckle.size, pixels.inner_radius
+        self.start_radius = min(max(START_RADIUS * size, inner + FEWEST_RINGS * size), pixels.orient_radius)
         if not self.begun:
             given = {"fixed": float("inf"), "profiled": 0.0}
             self.fluence_shape = given.get(self.settings.fluence, self.speckle.fluence_shape)
-        self.gate = JunkGate(pixels, self.brightness, size, self.junk_law)
-        self.amortised = AmortisedPoses(pixels, self.brightness, size, self.fluence_shape)
+        self._lay_out()
         unit, particle = pixels.voxel_size, measure_size(pixels, reservoir, self.speckle)
         length = "Å" if pixels.units == "1/angstrom" else "/voxel"
         self.facts.update({
@@ -207,11 +199,19 @@ class Reconstruction:
             "start": f"{1 / (self.start_radius * unit):.3g} {length}",
             "edge resolution": f"{1 / (pixels.orient_radius * unit):.3g} {length}",
             "volume": f"{pixels.edge}³ voxels",
-            "batch": f"{BATCH_SIZE} frames",
+            "batch": f"{self.backend.batch_size} frames, on {self.backend.name}",
         })  # fmt: skip
 
+    def _lay_out(self) -> None:
+        """Make what goes with these pixels."""
+        pixels, size = self.pixels, self.speckle.size
+        self.brightness = (pixels.response * self.profile(np.linalg.norm(pixels.q, axis=1))).astype(np.float32)
+        self.exposure = self.backend.exposure_table(pixels, self.brightness)
+        self.gate = self.backend.junk_gate(pixels, self.brightness, size, self.junk_law)
+        self.amortised = AmortisedPoses(pixels, self.brightness, size, self.fluence_shape, self.backend.device)
+
     def _new_field(self, kind: str, rng: np.random.Generator) -> IntensityField:
-        return make_field(kind, self.pixels, self.profile, self.speckle.size, rng)
+        return make_field(kind, self.pixels, self.profile, self.speckle.size, rng, self.backend)
 
     def _begin(self, reservoir: SparsePhotons) -> Generator[Progress, None, None]:
         """Start from different noise until two starts find the same particle; the likeliest goes on."""
@@ -226,15 +226,15 @@ class Reconstruction:
             span, base = SHARE_OF_STARTS / 2 * (start < 2), SHARE_OF_STARTS / 2 * min(start, 2)
             for share in bootstrap(
                 self.field, self.pixels, self.brightness, reservoir, self.start_radius, self.speckle.diameter,
-                self.fluence_shape, rng, self.settings.threads, self.orbit,
+                self.fluence_shape, rng, self.settings.threads, self.orbit, self.backend,
             ):  # fmt: skip
                 self.fraction = base + span * share * 0.6
                 yield self.progress()
             for step in range(PASSES_PER_START):
                 part = span * 0.4 / PASSES_PER_START
-                yield from self._pass(
-                    reservoir.batches(BATCH_SIZE), len(reservoir), "search", base + 0.6 * span + part * step, part
-                )
+                begin = base + 0.6 * span + part * step
+                frames = reservoir.batches(self.backend.batch_size)
+                yield from self._pass(frames, len(reservoir), "search", begin, part)
             likelihood = self.history["log_likelihood"][-1]
             shells = self.pixels.edge, self.pixels.inner_radius, self.radius
             if likelihood > best:
@@ -268,7 +268,7 @@ class Reconstruction:
     ) -> Generator[Progress, None, None]:  # fmt: skip
         """See every frame once: infer its pose, merge it; update the field at the end (often, on long streams)."""
         reach = self.radius + MARCH * self.speckle.size + NEIGHBOURS  # as far as the next update may look
-        evidence = Evidence(self.pixels, self.exposure, reach, self.settings.threads)
+        evidence = self.backend.evidence(self.pixels, self.exposure, reach, self.settings.threads)
         previous = self.carried
         done = fresh = 0
         likelihood, proposers = yield from self._prepare(proposals)
@@ -291,7 +291,7 @@ class Reconstruction:
         assert field is not None
         making = self.exposure.totals(field.ratio, field.edge, self.radius, threads)
         table = yield from self._with_progress(making)
-        likelihood = PoseLikelihood(
+        likelihood = self.backend.likelihood(
             self.pixels, self.brightness, self.exposure, field.log_grid(), table,
             self.radius, self.fluence_shape, threads,
         )  # fmt: skip
@@ -299,7 +299,7 @@ class Reconstruction:
         if proposals in ("search", "both"):
             radius = max(min(SEARCH_RADIUS * self.speckle.size, self.radius), self.start_radius)
             sampling = SEARCH_SAMPLING * self.speckle.diameter
-            search = PolarSearch(self.pixels, self.brightness, radius, sampling, self.group)
+            search = PolarSearch(self.pixels, self.brightness, radius, sampling, self.group, self.backend)
             search.set_field(field.ratio, field.edge, self.fluence_shape, self.rng, DARKEST, threads)
             proposers.append(by_search(search, threads))
         if proposals in ("encoder", "both"):

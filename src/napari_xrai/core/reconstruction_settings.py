@@ -25,6 +25,8 @@ class ReconstructionSettings:
         Where candidate poses come from once the particle is found: the exact low-resolution search, or the encoder.
     threads : int
         CPU threads.
+    device : "auto", "cpu", "cuda" or "cuda:i"
+        Where the heavy sums run; "auto": on a GPU where torch sees one, which is not asked for by default.
     """
 
     passes: int | None = None
@@ -34,3 +36,4 @@ class ReconstructionSettings:
     symmetry: str = "C1"
     proposals: str = "search"
     threads: int = 1
+    device: str = "cpu"

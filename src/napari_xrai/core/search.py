@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import kernels
+from .backend import COMPILED, Backend
 from .pixels import Pixels
 from .rotations import direction_to_rotation, exp_map, fibonacci_directions, random_rotations, rotation_z
 from .symmetry import IDENTITY, asymmetric_unit
-from .workers import chunks, in_threads
+from .workers import in_threads
 
 F32 = NDArray[np.float32]
 
@@ -49,13 +49,6 @@ def polar_spread(
     return share
 
 
-LARGEST_SCORES = 16_000_000
-"""Log-likelihoods held at a time: frames × directions × angles."""
-
-FRAMES_AT_A_TIME = 50
-"""Searched together: their scores stay in the cache, and every split is the same whatever the threads."""
-
-
 class PolarSearch:
     """Search over SO(3) with the pixels within `radius` voxels of the beam.
 
@@ -70,12 +63,15 @@ class PolarSearch:
         Directions and in-plane angles per speckle-limited step: 1 puts neighbours one voxel apart at `radius`.
     group : (n, 3, 3) float64
         The particle's point group: views that it makes equal are searched once.
+    backend : Backend
+        Where it runs.
     """
 
     def __init__(
-        self, pixels: Pixels, brightness: F32, radius: float, sampling: float, group: NDArray[np.float64] = IDENTITY
-    ) -> None:
-        self.radius, self.sampling = radius, sampling
+        self, pixels: Pixels, brightness: F32, radius: float, sampling: float, group: NDArray[np.float64] = IDENTITY,
+        backend: Backend = COMPILED,
+    ) -> None:  # fmt: skip
+        self.radius, self.sampling, self.backend = radius, sampling, backend
         self.n_pixels = pixels.within(radius)
         inner = pixels.inner_radius
         self.n_rings = max(3, int(radius - inner + 0.5) + 1)
@@ -85,8 +81,9 @@ class PolarSearch:
         self.base = direction_to_rotation(direction[asymmetric_unit(direction, group)] if self.symmetric else direction)
         self.rotation: F32 = self.base.astype(np.float32)
         n = self.n_pixels
-        self.spread = polar_spread(pixels.rho[:n], pixels.azimuth[:n], (inner, radius), self.n_rings, self.n_angles)
-        self.brightness = torch.from_numpy(brightness[: self.n_pixels]) @ self.spread
+        spread = polar_spread(pixels.rho[:n], pixels.azimuth[:n], (inner, radius), self.n_rings, self.n_angles)
+        self.brightness = (torch.from_numpy(brightness[: self.n_pixels]) @ spread).to(backend.device)
+        self.spread = spread.to(backend.device)
         rho = np.repeat(np.linspace(inner, radius, self.n_rings), self.n_angles)
         phi = np.tile(np.arange(self.n_angles) * 2 * np.pi / self.n_angles, self.n_rings)
         depth = np.sqrt(pixels.ewald_radius**2 - rho**2) - pixels.ewald_radius
@@ -101,8 +98,11 @@ class PolarSearch:
         twice = np.full((self.n_freq, 1), 2.0)
         twice[0] = twice[-1] = 1
         cos, sin = np.cos(phase), np.sin(phase)
-        self.inverse = torch.tensor(np.stack([twice * cos, -twice * sin], 1).reshape(-1, n) / n, dtype=torch.float32)
-        self.forward = torch.tensor(np.stack([cos, -sin], 1).reshape(-1, n), dtype=torch.float32)
+        inverse, forward = np.stack([twice * cos, -twice * sin], 1) / n, np.stack([cos, -sin], 1)
+        self.inverse, self.forward = (
+            torch.tensor(matrix.reshape(-1, n), dtype=torch.float32, device=self.backend.device)
+            for matrix in (inverse, forward)
+        )
 
     def set_field(
         self, ratio: F32, edge: int, fluence_shape: float, rng: np.random.Generator, darkest: float, threads: int = 1
@@ -111,12 +111,7 @@ class PolarSearch:
         step = 1 / (self.radius * self.sampling)
         turn = exp_map(step * rng.uniform(-0.5, 0.5, 3)) if self.symmetric else random_rotations(1, rng)[0]
         self.rotation = np.asarray(turn @ self.base, np.float32)
-        value = np.empty((len(self.base), self.n_rings * self.n_angles), np.float32)
-        in_threads(
-            lambda part: kernels.gather(self.rotation[part], self.point, ratio, edge, value[part]),
-            chunks(len(value), 128), threads,
-        )  # fmt: skip
-        template = torch.from_numpy(value).clamp_(min=darkest)
+        template = self.backend.gather(self.rotation, self.point, ratio, edge, threads).clamp_(min=darkest)
         self.shape = fluence_shape
         self.total = self._expected_totals(template)
         cost = self.total if np.isinf(fluence_shape) else torch.log((self.total + fluence_shape) / (1 + fluence_shape))
@@ -136,7 +131,7 @@ class PolarSearch:
     def log_likelihood(self, photons: torch.Tensor) -> torch.Tensor:
         """(B, directions, angles) log-likelihood of frames `photons` (B, n_pixels), up to a constant per frame."""
         rings = self._rings(photons)
-        charge = torch.ones(len(photons)) if np.isinf(self.shape) else photons.sum(1) + self.shape
+        charge = photons.new_ones(len(photons)) if np.isinf(self.shape) else photons.sum(1) + self.shape
         extra = (-charge).expand(self.n_freq, len(photons))[..., None]
         frame = torch.cat([rings.real, extra, rings.imag, torch.zeros_like(extra)], 2)
         product = torch.matmul(frame[:, None], self.template).view(2 * self.n_freq, len(photons) * len(self.base))
@@ -158,7 +153,7 @@ class PolarSearch:
         re = laid[:, 0, :, :n] + laid[:, 1, :, n:]
         im = laid[:, 0, :, n:] - laid[:, 1, :, :n]
         photon_map = torch.fft.irfft(torch.complex(re, im).permute(1, 2, 0), n=self.n_angles, dim=-1).clamp(min=0)
-        return photon_map.flatten(1).numpy(), self._exposure(posterior, photons).numpy()
+        return photon_map.flatten(1).cpu().numpy(), self._exposure(posterior, photons).cpu().numpy()
 
     def _exposure(self, posterior: torch.Tensor, photons: torch.Tensor) -> torch.Tensor:
         """(directions, cells): the brightness, turned by the posterior's in-plane angles and scaled by the fluence."""
@@ -182,7 +177,13 @@ class PolarSearch:
         def search(part: torch.Tensor) -> F32:
             score, angle = self.log_likelihood(part).max(2)
             direction = score.topk(top, 1).indices
-            return self.pose(direction.numpy(), angle.gather(1, direction).numpy())
+            return self.pose(direction.cpu().numpy(), angle.gather(1, direction).cpu().numpy())
 
-        few = max(1, min(FRAMES_AT_A_TIME, LARGEST_SCORES // (len(self.base) * self.n_angles)))
-        return np.concatenate(in_threads(search, torch.split(photons, few), threads))
+        with self.backend.coarse_products():
+            return np.concatenate(in_threads(search, torch.split(photons, self.frames_together), threads))
+
+    @property
+    def frames_together(self) -> int:
+        """How many are searched at a time."""
+        fit = self.backend.largest_scores // (len(self.base) * self.n_angles)
+        return max(1, min(self.backend.frames_at_a_time, fit))
