@@ -1,11 +1,16 @@
 """How many frames per second: sleep, encoder, search, refinement, the whole step on real frames, against the floor.
 
-    python benchmarks/throughput.py --data DIR [--pixels 64 128 256] [--threads 1]
+    python benchmarks/throughput.py --data DIR [--device cpu torch cuda] [--pixels 64 128 256] [--threads 1]
 
 DIR as for benchmarks/convergence.py. klh1 at 64 × 64 pixels, and 4BED by our simulator on 64², 128² and 256² pixels of
 the same detector, once with 500 photons per frame and once with as many per pixel. Everything runs under the true
-intensity at full resolution, the dearest moment of a reconstruction. CPU time is the process's, so other work on the
-machine matters little; frames/s on the wall clock suffer from it.
+intensity at full resolution, the dearest moment of a reconstruction.
+
+Devices: `cpu` is what runs where there is no GPU; `torch` is what runs on a GPU, but on the CPU, to see what the
+compiled kernels are worth; `cuda` (or `cuda:1`) is a GPU, whose name is printed. Left out, all that there are but
+`torch`. On the CPU the cost is the process's CPU time, so other work on the machine matters little; on a GPU it is the
+time on the wall clock until the GPU has finished, with all that the CPU does meanwhile. Batches are as large as in a
+run, frames repeated to fill them.
 
 The floor is what the same sums would cost at the speed of a matrix product and of a copy, measured just before: every
 FLOP of the algorithm as it is, and the bytes that must come from memory at least once. What is looked up at random in
@@ -18,7 +23,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -32,13 +37,14 @@ from rich.table import Table
 from convergence import Case, load, true_field
 from napari_xrai.core import kernels
 from napari_xrai.core.amortised import SIGHT, AmortisedPoses
+from napari_xrai.core.backend import Backend
 from napari_xrai.core.encoder import PolarImage, PoseEncoder, propose, sleep
 from napari_xrai.core.evidence import Evidence
+from napari_xrai.core.frames import Detector, Frames
 from napari_xrai.core.inference import CANDIDATES_REFINED, DIRECTIONS_KEPT, SAMPLES_PER_MODE, infer_poses
 from napari_xrai.core.likelihood import NEWTON_STEPS
 from napari_xrai.core.pixels import SparsePhotons
 from napari_xrai.core.reconstruction import (
-    BATCH_SIZE,
     DARKEST,
     FRAMES_PER_UPDATE,
     SEARCH_RADIUS,
@@ -46,7 +52,9 @@ from napari_xrai.core.reconstruction import (
     Reconstruction,
     ReconstructionSettings,
 )
-from napari_xrai.core.search import FRAMES_AT_A_TIME, LARGEST_SCORES, PolarSearch
+from napari_xrai.core.search import PolarSearch
+from napari_xrai.core.simulate import Truth
+from napari_xrai.core.torch_backend import backend_of, torch_backend
 
 DREAMS = 128
 LOOK_UP_FLOP, GRADIENT_FLOP, LOOK_UP_BYTES = 45, 120, 32
@@ -55,7 +63,7 @@ LOOK_UP_FLOP, GRADIENT_FLOP, LOOK_UP_BYTES = 45, 120, 32
 
 @dataclass
 class Part:
-    """One part of the work, per frame: seconds of CPU (of the device, where it is none) and wall, FLOP, bytes."""
+    """One part of the work, per frame: seconds on the CPU (on a GPU: until it has finished) and wall, FLOP, bytes."""
 
     cpu: float
     wall: float
@@ -65,7 +73,7 @@ class Part:
 
 @dataclass
 class Speed:
-    """FLOP/s of a 1024³ matrix product in float32 and bytes/s of a copy, read and written."""
+    """FLOP/s of a matrix product in float32 (1024³; 4096³ on a GPU) and bytes/s of a copy, read and written."""
 
     flop: float
     bytes: float
@@ -75,20 +83,24 @@ class Speed:
         return max(part.flop / self.flop, part.bytes / self.bytes)
 
 
-def clocked(work: Callable[[], object], frames: int, device: str = "cpu", least: float = 0.4) -> tuple[float, float]:
+def timed(work: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """Seconds of CPU, or on a GPU until it has finished, and of wall, that work takes."""
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.synchronize(device)
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    if cuda:
+        torch.cuda.synchronize(device)
+    wall = time.perf_counter() - wall
+    return wall if cuda else time.process_time() - cpu, wall
+
+
+def clocked(work: Callable[[], object], frames: int, device: torch.device, least: float = 0.4) -> tuple[float, float]:
     """CPU and wall seconds per frame, least of three; work is repeated to last for `least` seconds."""
-    cuda = device == "cuda"
 
     def once(times: int) -> tuple[float, float]:
-        if cuda:
-            torch.cuda.synchronize()
-        wall, cpu = time.perf_counter(), time.process_time()
-        for _ in range(times):
-            work()
-        if cuda:
-            torch.cuda.synchronize()
-        wall = time.perf_counter() - wall
-        return wall if cuda else time.process_time() - cpu, wall
+        return timed(lambda: [work() for _ in range(times)], device)
 
     once(1)
     times = max(1, int(least / 3 / max(once(1)[0], 1e-6)))
@@ -96,39 +108,41 @@ def clocked(work: Callable[[], object], frames: int, device: str = "cpu", least:
     return min(t[0] for t in tries) / times / frames, min(t[1] for t in tries) / times / frames
 
 
-def speed_of(device: str) -> Speed:
-    a = torch.rand(1024, 1024, device=device)
-    big, other = (torch.rand(1 << 25, device=device) for _ in range(2))
+def speed_of(device: torch.device) -> Speed:
+    n, length = (4096, 1 << 28) if device.type == "cuda" else (1024, 1 << 25)
+    a = torch.rand(n, n, device=device)
+    big, other = (torch.rand(length, device=device) for _ in range(2))
     product, copy = clocked(lambda: a @ a, 1, device), clocked(lambda: other.copy_(big), 1, device)
-    return Speed(2 * 1024**3 / product[0], 2 * big.numel() * 4 / copy[0])
+    return Speed(2 * n**3 / product[0], 2 * big.numel() * 4 / copy[0])
 
 
 class Workload:
-    """An engine under the true intensity, and batches of frames."""
+    """An engine under the true intensity on one backend, and batches of frames."""
 
-    def __init__(self, name: str, case: Case, data: Path, threads: int) -> None:
-        self.name, self.case = name, case
-        detector, frames, truth = load(case, name, data, 0)
-        self.truth = truth
-        self.engine = Reconstruction(detector, ReconstructionSettings(threads=threads), len(frames))
+    def __init__(self, loaded: tuple[Detector, Frames, Truth], threads: int, backend: Backend) -> None:
+        detector, frames, truth = loaded
+        self.engine = Reconstruction(detector, ReconstructionSettings(threads=threads), None)
+        self.engine.backend, self.device = backend, backend.device
         engine, whole = self.engine, self.engine.pixels.sparse(frames)
         engine._measure(whole)
         engine.field, engine.radius = true_field(engine, truth, 0.0), engine.pixels.orient_radius
         engine.begun, engine.band_radius = True, engine.radius
-        n = min(len(frames), 1000) // BATCH_SIZE
-        self.batches = [whole.take(np.arange(i * BATCH_SIZE, (i + 1) * BATCH_SIZE)) for i in range(n)]
-        engine.table.receive(whole.index, np.zeros(len(whole), bool))
-        self.frames = n * BATCH_SIZE
+        size = backend.batch_size
+        n = max(2, min(len(frames), 1000) // size)
+        self.batches = [
+            replace(whole.take(np.arange(i * size, (i + 1) * size) % len(whole)), index=np.arange(size) + i * size)
+            for i in range(n)
+        ]
+        engine.table.receive(np.arange(n * size), np.zeros(n * size, bool))
+        self.frames = n * size
         self.lit = sum(len(b.pixel) for b in self.batches) / self.frames
 
-    # ---------------------------------------------------------------- the encoder, on any device
-
-    def encoder_parts(self, device: str) -> dict[str, Part]:
+    def encoder_parts(self) -> dict[str, Part]:
         """Sleep and inference."""
         engine = self.engine
         assert engine.field is not None
         polar = PolarImage(engine.pixels, engine.brightness, min(engine.radius, SIGHT * engine.speckle.size),
-                           engine.fluence_shape, device=device)  # fmt: skip
+                           engine.fluence_shape, device=self.device)  # fmt: skip
         encoder = PoseEncoder(polar)
         rng, ratio = np.random.default_rng(0), engine.field.ratio
 
@@ -143,14 +157,12 @@ class Workload:
         bins, fresh = len(polar.brightness), 0.5 if polar.mirror else 1.0
         dreams = fresh * bins * (LOOK_UP_FLOP + 2 * cells)
         parts = {
-            "sleep: dream and learn": Part(*clocked(dream_and_learn, 10 * DREAMS, device), 3 * layers + dreams,
+            "sleep: dream and learn": Part(*clocked(dream_and_learn, 10 * DREAMS, self.device), 3 * layers + dreams,
                                            fresh * bins * 4 * (1 + 2 + 2)),
         }  # fmt: skip
-        inference = self._each(lambda batch: propose(encoder, batch), device)
+        inference = self._each(lambda batch: propose(encoder, batch))
         parts["encoder: propose"] = Part(*inference, layers + 2 * near * cells, 12 * near + encoder.hypotheses * 40)
         return parts
-
-    # ---------------------------------------------------------------- what runs on the CPU only
 
     def wake_parts(self) -> dict[str, Part]:
         """Search, refinement, and the update of the field."""
@@ -158,13 +170,15 @@ class Workload:
         assert engine.field is not None
         prepared = self._prepared("search")
         likelihood, (search,) = prepared.result
+        if self.device.type == "cuda":  # the first time it plans its transforms and asks for memory
+            prepared = self._prepared("search")
         found = {id(b): search(b) for b in self.batches}
         parts = {"search: propose": Part(*self._each(search), *self._search_work())}
 
         def refine(batch: SparsePhotons) -> None:
             infer_poses(batch, likelihood, [lambda b: found[id(b)]], engine.table, 1.0, engine.rng)
 
-        evidence = Evidence(engine.pixels, engine.exposure, np.inf, engine.settings.threads)
+        evidence = engine.backend.evidence(engine.pixels, engine.exposure, np.inf, engine.settings.threads)
         for batch in self.batches:  # from now on, last poses are known
             tally = engine._merge(batch, likelihood, [lambda b: found[id(b)]], evidence)
         candidates = 2 * (DIRECTIONS_KEPT + 1)
@@ -174,6 +188,8 @@ class Workload:
         flop = self.lit * ((candidates + samples) * LOOK_UP_FLOP + climbs * GRADIENT_FLOP)
         parts["score, refine, sample"] = Part(*self._each(refine), flop, self.lit * looks * LOOK_UP_BYTES)
         field = engine.field.state()
+        if self.device.type == "cuda":
+            self._update(evidence, tally)
         update = [p + u for p, u in zip(prepared.spent, self._update(evidence, tally), strict=True)]
         engine.field.restore(field)
         return parts | {f"update, a {FRAMES_PER_UPDATE}th of it": Part(*(x / FRAMES_PER_UPDATE for x in update))}
@@ -183,7 +199,9 @@ class Workload:
         engine = self.engine
         assert engine.field is not None
         likelihood, (search,) = self._prepared("search").result
-        amortised = AmortisedPoses(engine.pixels, engine.brightness, engine.speckle.size, engine.fluence_shape)
+        amortised = AmortisedPoses(
+            engine.pixels, engine.brightness, engine.speckle.size, engine.fluence_shape, self.device
+        )
         sleeping = amortised.sleep(engine.field.ratio, engine.radius, engine.rng)
         for _ in range(20):
             next(sleeping)
@@ -191,7 +209,7 @@ class Workload:
         laid = self.lit * CANDIDATES_REFINED * SAMPLES_PER_MODE * 2 * LOOK_UP_BYTES
         whole = {}
         for name, proposer in {"search": search, "encoder": amortised.propose}.items():
-            evidence = Evidence(engine.pixels, engine.exposure, np.inf, engine.settings.threads)
+            evidence = engine.backend.evidence(engine.pixels, engine.exposure, np.inf, engine.settings.threads)
             cpu, wall = self._each(lambda b, p=proposer, e=evidence: engine._merge(b, likelihood, [p], e))  # type: ignore[misc]
             named = parts[f"{name}: propose"]
             work = named.flop + refined.flop, named.bytes + refined.bytes + laid
@@ -203,43 +221,45 @@ class Workload:
         search = self._search()
         directions, angles, freq, rings = len(search.base), search.n_angles, search.n_freq, search.n_rings + 1
         flop = directions * (2 * freq * 2 * rings * 2 + 2 * freq * angles * 2) + 2 * search.n_pixels * angles * rings
-        few = max(1, min(FRAMES_AT_A_TIME, LARGEST_SCORES // (directions * angles)))
-        return flop, search.template.numel() * 4 / few + search.n_pixels * 4
+        return flop, search.template.numel() * 4 / search.frames_together + search.n_pixels * 4
 
     def _search(self) -> PolarSearch:
         engine = self.engine
         assert engine.field is not None
         radius = max(min(SEARCH_RADIUS * engine.speckle.size, engine.radius), engine.start_radius)
-        search = PolarSearch(engine.pixels, engine.brightness, radius, SEARCH_SAMPLING * engine.speckle.diameter)
+        sampling = SEARCH_SAMPLING * engine.speckle.diameter
+        search = PolarSearch(engine.pixels, engine.brightness, radius, sampling, backend=engine.backend)
         search.set_field(engine.field.ratio, engine.field.edge, engine.fluence_shape, engine.rng, DARKEST)
         return search
 
-    def _each(self, work: Callable[[SparsePhotons], object], device: str = "cpu") -> tuple[float, float]:
+    def _each(self, work: Callable[[SparsePhotons], object]) -> tuple[float, float]:
         def all_of_them() -> None:
             for batch in self.batches:
                 work(batch)
 
-        return clocked(all_of_them, self.frames, device)
+        return clocked(all_of_them, self.frames, self.device)
 
     def _prepared(self, proposals: str) -> _Spent:
-        return _Spent(self.engine._prepare(proposals))
+        return _Spent(self.engine._prepare(proposals), self.device)
 
     def _update(self, evidence: Evidence, tally: NDArray[np.float64]) -> tuple[float, float]:
-        return _Spent(self.engine._update(evidence, None, 0.0, tally)).spent
+        return _Spent(self.engine._update(evidence, None, 0.0, tally), self.device).spent
 
 
 class _Spent:
-    """The result of a generator of steps, and the CPU and wall seconds it took."""
+    """The result of a generator of steps, and the seconds it took, as `timed` counts them."""
 
-    def __init__(self, work) -> None:  # type: ignore[no-untyped-def]
-        cpu, wall = time.process_time(), time.perf_counter()
+    def __init__(self, work, device: torch.device) -> None:  # type: ignore[no-untyped-def]
+        self.work = work
+        self.spent = timed(self._run, device)
+
+    def _run(self) -> None:
         while True:
             try:
-                next(work)
+                next(self.work)
             except StopIteration as end:
                 self.result = end.value
-                break
-        self.spent = time.process_time() - cpu, time.perf_counter() - wall
+                return
 
 
 def workloads(pixels: list[int]) -> dict[str, Case]:
@@ -254,42 +274,50 @@ def workloads(pixels: list[int]) -> dict[str, Case]:
     return cases
 
 
-def rows(workload: Workload, device: str, speed: Speed) -> list[list[str]]:
+def backend_named(name: str) -> Backend:
+    return torch_backend(torch.device("cpu")) if name == "torch" else backend_of(name)
+
+
+def rows(workload: Workload, name: str, device: str, speed: Speed) -> list[list[str]]:
     """Figures of one workload on one device, as words."""
-    parts = workload.encoder_parts(device)
-    if device == "cpu":
-        parts |= workload.wake_parts()
-        parts |= workload.whole_steps(parts)
-    return [_words(workload.name, device, name, part, speed) for name, part in parts.items()]
+    parts = workload.encoder_parts() | workload.wake_parts()
+    parts |= workload.whole_steps(parts)
+    return [_words(name, device, part_name, part, speed) for part_name, part in parts.items()]
 
 
 def _words(frames: str, device: str, name: str, part: Part, speed: Speed) -> list[str]:
-    words = [frames, device, name, f"{1e6 * part.cpu:.0f}", f"{1 / part.cpu:,.0f}", f"{1 / part.wall:,.0f}"]
+    words = [frames, device, name, f"{1e6 * part.cpu:.4g}", f"{1 / part.cpu:,.0f}", f"{1 / part.wall:,.0f}"]
     if not part.flop:
         return [*words, "", "", ""]
     bound = "FLOP" if part.flop / speed.flop > part.bytes / speed.bytes else "bytes"
-    return [*words, f"{1e6 * speed.floor(part):.1f}", bound, f"{part.cpu / speed.floor(part):.1f}"]
+    return [*words, f"{1e6 * speed.floor(part):.3g}", bound, f"{part.cpu / speed.floor(part):.1f}"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--pixels", type=int, nargs="+", default=[64, 128, 256], choices=[64, 128, 256])
+    parser.add_argument("--device", nargs="+", default=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
     parser.add_argument("--threads", type=int, default=1)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     for _ in kernels.compile_kernels():
         pass
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    speeds = {device: speed_of(device) for device in devices}
+    try:
+        backends = {device: backend_named(device) for device in chosen.device}
+    except ValueError as error:
+        parser.error(str(error))
+    speeds = {device: speed_of(backend.device) for device, backend in backends.items()}
     for device, speed in speeds.items():
-        print(f"{device}: product {speed.flop / 1e9:.0f} GFLOP/s, copy {speed.bytes / 1e9:.1f} GB/s", flush=True)
-    table = Table("frames", "device", "part", "µs/frame", "frames per CPU s", "frames/s, wall", "floor µs", "bound by",
+        print(f"{device} is {backends[device].name}: product {speed.flop / 1e9:.0f} GFLOP/s, copy "
+              f"{speed.bytes / 1e9:.1f} GB/s, batches of {backends[device].batch_size} frames", flush=True)  # fmt: skip
+    table = Table("frames", "device", "part", "µs/frame", "frames/s", "frames/s, wall", "floor µs", "bound by",
                   "× floor")  # fmt: skip
     for name, case in workloads(chosen.pixels).items():
-        workload = Workload(name, case, chosen.data, chosen.threads)
-        for device in devices:
-            for row in rows(workload, device, speeds[device]):
+        loaded = load(case, name, chosen.data, 0)
+        for device, backend in backends.items():
+            workload = Workload(loaded, chosen.threads, backend)
+            for row in rows(workload, name, device, speeds[device]):
                 table.add_row(*row)
                 print(" | ".join(row), flush=True)
     Console(width=180).print(table)
