@@ -355,7 +355,8 @@ class TorchEvidence(Evidence):
             sample = self.transfer(part)
             job, entry = frames.entries(rows[sample], near.length[rows[sample]], int(length[part].sum()))
             of = sample[job]
-            place = (turn[of] @ self.q_there[frames.pixel[entry]][..., None])[..., 0]
+            # not a batched product: there may be millions of 3 × 3 matrices
+            place = (turn[of] * self.q_there[frames.pixel[entry]][:, None]).sum(-1)
             value = (frames.count[entry] * share[of]).float()
             for half in range(2):
                 mine = odd[of] == half
