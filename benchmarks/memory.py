@@ -34,10 +34,10 @@ def noise(n_frames: int, size: int, start: int) -> Iterator:
 
 def reconstruct(n_frames: int) -> None:
     """One run; prints its peak resident memory in bytes, and its seconds."""
-    from napari_xrai.core import reconstruction
+    from napari_xrai.core import reconstruction, starts
     from napari_xrai.core.detector import square_detector
 
-    reconstruction.MOST_STARTS = 1
+    starts.MOST_STARTS = 1
     detector = square_detector((SIDE, SIDE), 1e-3, 0.2, None, stop_radius_px=2)
     settings = reconstruction.ReconstructionSettings(passes=1)
     engine = reconstruction.Reconstruction(detector, settings, None)

@@ -45,9 +45,9 @@ with h5py.File(sys.argv[1]) as given, h5py.File(sys.argv[2], "w", libver="latest
 COMMAND = """
 import sys
 from napari_xrai import session
-from napari_xrai.core import bootstrap, online, reconstruction
+from napari_xrai.core import bootstrap, online, reconstruction, starts
 bootstrap.STEPS, bootstrap.BATCH = 2, 100
-reconstruction.MOST_STARTS = reconstruction.PASSES_PER_START = 1
+starts.MOST_STARTS = reconstruction.PASSES_PER_START = 1
 online.RESERVOIR_FRAMES, online.BLOCK_FRAMES, online.BLOCKS, online.MOST_ROUNDS = 100, 40, 2, 1
 session.REPORT_EVERY_S = session.SNAPSHOT_EVERY_S = 0.2
 session.WRITING_SHARE = 0.5

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from napari_xrai.core import bootstrap, reconstruction
+from napari_xrai.core import bootstrap, starts
 from napari_xrai.core.field import RadialProfile, VoxelField, grid_radius
 from napari_xrai.core.fields import make_field
 from napari_xrai.core.frames import HC_EV_A, Frames
@@ -152,7 +152,7 @@ def test_a_whole_run_on_a_network_is_right_saved_and_gone_on_with(monkeypatch):
     detector, truth, batches = simulate(builtin_particle("demo"), preset, n_frames=600, photons=2000, seed=1)
     frames = Frames.concatenate(list(batches))
     monkeypatch.setattr(bootstrap, "BATCH", 150)
-    monkeypatch.setattr(reconstruction, "MOST_STARTS", 1)
+    monkeypatch.setattr(starts, "MOST_STARTS", 1)
 
     def read(size, start=0):
         return (frames.take(slice(first, first + size)) for first in range(start, len(frames), size))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from napari_xrai.core import bootstrap, online, reconstruction
+from napari_xrai.core import bootstrap, online, reconstruction, starts
 from napari_xrai.core.arrivals import Arrivals
 from napari_xrai.core.blank_background import BlankBackground
 from napari_xrai.core.field import grid_radius
@@ -37,7 +37,7 @@ def small(monkeypatch):
     monkeypatch.setattr(online, "BLOCKS", 2)
     monkeypatch.setattr(online, "WAIT_S", 0.01)
     monkeypatch.setattr(bootstrap, "BATCH", 150)
-    monkeypatch.setattr(reconstruction, "MOST_STARTS", 1)
+    monkeypatch.setattr(starts, "MOST_STARTS", 1)
 
 
 class ToyInlet:
@@ -83,7 +83,7 @@ def followed(data, inlet, engine=None, **settings):
 def one_start(monkeypatch):
     """For promises that hold whether or not the particle is found."""
     monkeypatch.setattr(bootstrap, "STEPS", 2)
-    monkeypatch.setattr(reconstruction, "MOST_STARTS", 1)
+    monkeypatch.setattr(starts, "MOST_STARTS", 1)
     monkeypatch.setattr(reconstruction, "PASSES_PER_START", 1)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from napari_xrai.core import bootstrap, reconstruction
+from napari_xrai.core import bootstrap, reconstruction, starts
 from napari_xrai.core.frames import HC_EV_A, JUNK, NOT_HIT, USED, Frames
 from napari_xrai.core.particle import builtin_particle
 from napari_xrai.core.reconstruction import Reconstruction
@@ -54,7 +54,7 @@ def short_starts():
     """Fewer frames per step of a start, and at most three starts: bright frames need no more."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bootstrap, "BATCH", 150)
-        patch.setattr(reconstruction, "MOST_STARTS", 3)
+        patch.setattr(starts, "MOST_STARTS", 3)
         yield
 
 
@@ -62,7 +62,7 @@ def short_starts():
 def one_start(monkeypatch):
     """For promises that hold whether or not the particle is found."""
     monkeypatch.setattr(bootstrap, "STEPS", 4)
-    monkeypatch.setattr(reconstruction, "MOST_STARTS", 1)
+    monkeypatch.setattr(starts, "MOST_STARTS", 1)
     monkeypatch.setattr(reconstruction, "PASSES_PER_START", 1)
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import bench, lopsided_detector
 
-from napari_xrai.core import bootstrap, kernels, reconstruction, torch_kernels
+from napari_xrai.core import bootstrap, kernels, starts, torch_kernels
 from napari_xrai.core.backend import COMPILED
 from napari_xrai.core.band_limit import filtered_ratio
 from napari_xrai.core.detector import square_detector
@@ -270,7 +270,7 @@ def particle():
 def test_a_whole_reconstruction_converges_as_on_the_cpu(particle, monkeypatch):
     detector, frames, true = particle
     monkeypatch.setattr(bootstrap, "BATCH", 100)
-    monkeypatch.setattr(reconstruction, "MOST_STARTS", 1)
+    monkeypatch.setattr(starts, "MOST_STARTS", 1)
     error, likelihood = [], []
     for backend in (COMPILED, TORCH):
         engine = Reconstruction(detector, ReconstructionSettings(seed=1, passes=2), len(frames))

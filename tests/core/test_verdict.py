@@ -6,7 +6,7 @@ from napari_xrai.core.verdict import judge
 
 GOOD = {
     "sampled": True, "used": 4000, "junk": 100, "starts": 5, "agreement": 0.95, "settled": 0.98, "contrast": 0.9,
-    "anisotropy": 0.1,
+    "crowding": 0.1,
 }  # fmt: skip
 
 
@@ -20,7 +20,7 @@ def test_a_run_with_nothing_against_it_has_converged():
         ({"sampled": False}, "failed", "speckles"),
         ({"agreement": 0.6}, "failed", "different particles"),
         ({"contrast": 0.3}, "failed", "30%"),
-        ({"anisotropy": 1.5}, "failed", "point group"),
+        ({"crowding": 1.5}, "failed", "point group"),
         ({"junk": 5000}, "failed", "fit no pose"),
         ({"used": 150}, "improving", "200 frames"),
         ({"settled": 0.5}, "improving", "more passes"),

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from scipy.special import chdtrc, chdtri
 
-from .frame_table import FrameTable
 from .rotations import fibonacci_directions
 
 F64 = NDArray[np.float64]
@@ -92,6 +91,12 @@ class ViewDensity:
         beyond = self.power > chdtri(order.astype(float), 0.05) / order
         self._shrunk = np.where(beyond, 1 - 1 / np.maximum(self.power, 1.0), 0.0) * order
 
+    @property
+    def crowding(self) -> float:
+        """Relative root-mean-square unevenness up to degree 6, less what chance makes of it."""
+        order = 2 * np.array(DEGREES) + 1
+        return float(np.sqrt(max((order * (self.power - 1)).sum(), 0.0) / max(self.frames, 1)))
+
     def excess(self, direction: NDArray[np.floating]) -> F64:
         """(N,) relative excess of views along `direction` (N, 3), chance shrunk away."""
         cosine = direction @ self.node.T
@@ -110,13 +115,6 @@ class ViewDensity:
             self.node, density, self.power, float(np.sqrt(total / frames)), float(np.sqrt(freedom / frames)),
             probability, self.frames, _sentence(self.node, density, probability, self.frames),
         )  # fmt: skip
-
-
-def group_crowding(table: FrameTable, group: F64) -> float:
-    """Unevenness of views where a point group (n, 3, 3) is named; 0 without one, for then the frames of a symmetric
-    particle may lie in any of its equal views.
-    """
-    return ViewDensity(table.directions(group)).coverage().anisotropy if len(group) > 1 else 0.0
 
 
 def _legendre(degree: int, x: F64) -> F64:

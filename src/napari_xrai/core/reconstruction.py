@@ -10,11 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from . import kernels, pose_uncertainty
-from .agreement import intensity_agreement
 from .amortised import AmortisedPoses
 from .bootstrap import bootstrap
 from .contrast import photon_contrast
-from .coverage import group_crowding
+from .coverage import ViewDensity
 from .evidence import Evidence
 from .field import DARKEST, IntensityField, RadialProfile, grid_radius
 from .fields import make_field
@@ -32,6 +31,7 @@ from .resolution import ShellCurve, crossing, shell_correlation
 from .search import PolarSearch
 from .sizing import measure_size
 from .speckle import measure_speckle
+from .starts import Starts
 from .symmetry import Orbit, point_group
 from .torch_backend import backend_of
 from .trust import assess
@@ -54,12 +54,7 @@ MARCH = 0.5
 SEARCH_RADIUS = 1.9
 SEARCH_SAMPLING = 3.2
 
-MOST_STARTS, MOST_STARTS_IN_A_GROUP, CROWDED_START = 5, 12, 0.4
-"""A named point group makes starts cheap, and most go wrong: their views crowd by more than this."""
 PASSES_PER_START = 2
-AGREEMENT = 0.9
-"""Two starts whose intensities correlate so well, after rotation, have found the same particle: no more are made."""
-
 LAST_UPDATES = 3
 """At full resolution, at least."""
 
@@ -215,15 +210,14 @@ class Reconstruction:
 
     def _begin(self, reservoir: SparsePhotons) -> Generator[Progress, None, None]:
         """Start from different noise until two starts find the same particle; the likeliest goes on."""
-        best, received = -np.inf, self.table
-        found: list[F32] = []
-        for start in range(MOST_STARTS if self.orbit is None else MOST_STARTS_IN_A_GROUP):
-            rng = np.random.default_rng([self.settings.seed, start])
+        received, starts = self.table, Starts(self.pixels.edge, self.pixels.inner_radius, self.orbit is not None)
+        while not starts.enough:
+            rng = np.random.default_rng([self.settings.seed, starts.made])
             self.field, self.table, self.updates = self._new_field("voxel", rng), FrameTable(), 0
             self.table.adopt(received)
             self.history = {name: [] for name in HISTORY}
-            self.phase, self.radius, self.carried = f"start {start + 1}", self.start_radius, None
-            span, base = SHARE_OF_STARTS / 2 * (start < 2), SHARE_OF_STARTS / 2 * min(start, 2)
+            self.phase, self.radius, self.carried = f"start {starts.made + 1}", self.start_radius, None
+            span, base = SHARE_OF_STARTS / 2 * (starts.made < 2), SHARE_OF_STARTS / 2 * min(starts.made, 2)
             for share in bootstrap(
                 self.field, self.pixels, self.brightness, reservoir, self.start_radius, self.speckle.diameter,
                 self.fluence_shape, rng, self.settings.threads, self.orbit, self.backend,
@@ -235,23 +229,15 @@ class Reconstruction:
                 begin = base + 0.6 * span + part * step
                 frames = reservoir.batches(self.backend.batch_size)
                 yield from self._pass(frames, len(reservoir), "search", begin, part)
-            likelihood = self.history["log_likelihood"][-1]
-            shells = self.pixels.edge, self.pixels.inner_radius, self.radius
-            if likelihood > best:
-                best, kept = likelihood, (self.field, self.table, self.carried, self.radius, self.history)
-            self.starts += 1
-            if group_crowding(self.table, self.group) > CROWDED_START:
-                continue
-            agreements = [intensity_agreement(self.field.ratio, ratio, *shells) for ratio in found]
-            found.append(self.field.ratio)
-            self.agreement = max([self.agreement, *agreements])
-            if self.agreement > AGREEMENT:
-                break
+            crowding = ViewDensity(self.table.directions(self.group)).crowding
+            if starts.add(self.field.ratio, self.radius, self.history["log_likelihood"][-1], crowding):
+                kept = self.field, self.table, self.carried, self.radius, self.history
+        self.agreement, self.starts = starts.agreement, starts.made
         found_field, self.table, self.carried, self.radius, self.history = kept
         # starts are voxels, cheapest at low resolution: another kind of field begins from what they found
-        self.field = self._new_field(self.settings.field, np.random.default_rng([self.settings.seed, MOST_STARTS]))
+        self.field = self._new_field(self.settings.field, np.random.default_rng([self.settings.seed, self.starts]))
         self.field.restore(found_field.state())
-        self.facts["starts"] = f"{self.starts}, of which the best two agree to {self.agreement:.2f}"
+        self.facts["starts"] = f"{self.starts}, with the likeliest of which another agrees to {self.agreement:.2f}"
 
     def _passes(self, n_frames: int | None) -> int:
         """Passes known to be needed: as many updates as the resolution takes to the edge, and more while they pay."""
@@ -462,7 +448,7 @@ class Reconstruction:
         return judge(
             sampled=self.speckle.sampled, used=count.used, junk=count.junk, starts=self.starts,
             agreement=self.agreement, settled=self.settled, contrast=self.contrast_kept,
-            anisotropy=group_crowding(self.table, self.group),
+            crowding=0.0 if self.orbit is None else ViewDensity(self.table.directions(self.group)).crowding,
         )  # fmt: skip
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from .frames import Verdict
-
-DISAGREEMENT = 0.75
-"""If no two starts correlate so well, none is believed; in between, few or dim frames leave that much noise."""
+from .starts import DISAGREEMENT
 
 SETTLED = 0.75
 """Part of the poses that stay within 10° from pass to pass once the particle is found."""
@@ -17,7 +15,7 @@ LEAST_CONTRAST = 0.5
 """Part of the speckles' amplitude, which pairs of photons tell without any pose, that a right intensity shows."""
 
 CROWDED_VIEWS = 1.0
-"""Relative unevenness of views in a named point group that no sample comes with. Without a named group it proves
+"""Unevenness of views, beyond chance, in a named point group that no sample comes with. Without a named group it proves
 nothing: frames of a symmetric particle may lie in any of its equal views.
 """
 
@@ -31,7 +29,7 @@ def judge(
     agreement: float,
     settled: float,
     contrast: float,
-    anisotropy: float,
+    crowding: float,
 ) -> tuple[Verdict, str]:
     """The verdict on a reconstruction that has made all its passes, and why.
 
@@ -49,7 +47,7 @@ def judge(
         Part of the poses that stayed at the last pass.
     contrast : float
         Part of the speckles' amplitude that the intensity has.
-    anisotropy : float
+    crowding : float
         Of the views, those that a named point group makes equal included; 0 where none is named.
     """
     if not sampled:
@@ -58,7 +56,7 @@ def judge(
         return "failed", f"{starts} starts from different noise found different particles"
     if contrast < LEAST_CONTRAST:
         return "failed", f"the intensity has only {contrast:.0%} of the speckles' contrast that pairs of photons show"
-    if anisotropy > CROWDED_VIEWS:
+    if crowding > CROWDED_VIEWS:
         return "failed", "frames crowd in a few views of the point group: try another seed, or another group"
     if junk > used:
         return "failed", f"{junk / (junk + used):.0%} of the frames fit no pose: look at them, and at the mask"
