@@ -61,6 +61,8 @@ LAST_UPDATES = 3
 MOST_PASSES = 20
 GAINING, GAINING_SHARE = 0.1, 0.0006
 """Log-likelihood per frame, and part of it where that is less: a pass that brings less is the last."""
+RUNAWAY = 1.5
+"""So is one that brings so much more than the pass before: poses then gather where noise is, and deepen it."""
 
 MARCHING_UPDATES, FRAMES_PER_UPDATE = 6, 4000
 FIRST_BETA = 0.5
@@ -109,7 +111,7 @@ class Reconstruction:
         self.begun, self.weighing, self.gaining = False, False, True
         self.restored: dict[str, NDArray[Any]] | None = None
         self.radius = self.agreement = self.settled = self.band_radius = 0.0
-        self.fluence_shape, self.contrast_kept = float("inf"), 1.0
+        self.fluence_shape, self.contrast_kept, self.gain = float("inf"), 1.0, 0.0
         self.junk_law: Law | None = None
         self.drift = PoseDrift()
 
@@ -148,8 +150,9 @@ class Reconstruction:
             before = self.history["log_likelihood"][-1]
             yield from self._pass(stream, n_frames or len(reservoir), self.settings.proposals, start, span)
             self.passes_done += 1
-            gain = self.history["log_likelihood"][-1] - before
-            self.gaining = bool(gain > min(GAINING, GAINING_SHARE * abs(before)))  # JSON knows no NumPy
+            gain, least = self.history["log_likelihood"][-1] - before, min(GAINING, GAINING_SHARE * abs(before))
+            self.gaining = bool(least < gain < RUNAWAY * max(self.gain, least))  # JSON knows no NumPy
+            self.gain = float(gain)
         self.phase, self.fraction = "done", 1.0
         yield self.progress()
 
@@ -481,6 +484,6 @@ HISTORY = ("frames_seen", "log_likelihood", "resolution_q")
 
 CONTINUED = (
     "history", "facts", "passes_done", "updates", "radius", "agreement", "settled", "band_radius", "contrast_kept",
-    "junk_law", "gaining", "seen", "fluence_shape", "begun", "starts",
+    "junk_law", "gaining", "gain", "seen", "fluence_shape", "begun", "starts",
 )  # fmt: skip
 """Plain values of a `Reconstruction` that a state carries."""

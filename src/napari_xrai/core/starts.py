@@ -20,9 +20,9 @@ one. In between, few or dim frames leave that much noise.
 ALONE = 1.6
 """So many times more starts are made while none agrees with the likeliest."""
 
-CROWDED = 0.4
-"""Unevenness of views beyond chance, above which two starts that agree may both be wrong: then more are made. Of
-starts in a named point group most are, and these count for nothing: right ones have 0.1, wrong ones above 0.5.
+CROWDED, CROWDED_IN_A_GROUP = 0.7, 0.4
+"""Unevenness of views beyond chance, above which two starts that agree may both be wrong: then more are made. Right
+ones have 0.5 and 0.6, where the resolution is low. In a named group such starts count for nothing: right ones have 0.1.
 """
 
 
@@ -54,7 +54,8 @@ class Starts:
     def add(self, ratio: F32, radius: float, likelihood: float, crowding: float) -> bool:
         """Take in a start's intensity ratio (edge³), known to `radius` voxels; return whether it is the likeliest."""
         self.made += 1
-        leads, crowded = likelihood > self.best, crowding > CROWDED
+        leads = likelihood > self.best
+        crowded = crowding > (CROWDED_IN_A_GROUP if self.named_group else CROWDED)
         self.best = max(self.best, likelihood)
         if crowded and self.named_group:
             if leads:
