@@ -13,6 +13,15 @@ from napari_xrai.core.pixels import Pixels, SparsePhotons, pixels_of
 from napari_xrai.core.rotations import random_rotations
 
 
+def exhaust(work):
+    """What a generator returns."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+
+
 def atoms_of(seed: int, n: int = 12, spread: float = 0.045) -> np.ndarray:
     """(n, 3) positions of point atoms, in 1/voxel: a particle without symmetry, with speckles about 4 voxels wide."""
     return spread * np.random.default_rng(seed).normal(size=(n, 3))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import sparse
+from conftest import exhaust, sparse
 from scipy.spatial.transform import Rotation
 
 from napari_xrai.core import kernels
@@ -13,15 +13,6 @@ from napari_xrai.core.rotations import exp_map, geodesic_angle, random_rotations
 
 SHAPES = [float("inf"), 4.0, 0.0]
 RADIUS = 14.0
-
-
-def exhaust(work):
-    """What a generator returns."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value
 
 
 def likelihood_of(bench, ratio=None, shape=float("inf"), radius=RADIUS, threads=1):

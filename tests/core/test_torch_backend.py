@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import bench, lopsided_detector
+from conftest import bench, exhaust, lopsided_detector
 
 from napari_xrai.core import bootstrap, kernels, starts, torch_kernels
 from napari_xrai.core.backend import COMPILED
@@ -27,14 +27,6 @@ SMALL = torch_backend(DEVICE, Fill(50, 7, 100_000, 3000))
 
 RADIUS, N = 12.0, 40
 SHAPES = [float("inf"), 4.0, 0.0]
-
-
-def exhaust(work):
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value
 
 
 def poses(*shape, seed=0):

@@ -17,6 +17,18 @@ from numba import njit
 # no "nnan", no "ninf": an infinite fluence shape means a fixed fluence
 _njit: Any = njit(nogil=True, fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy", cache=True)
 
+PRIOR = 1.0
+"""Damping of the Fisher matrix in rad⁻²: a frame without photons stays where it is."""
+
+CONVERGED = 0.003
+"""Radians: a shorter step ends the climb."""
+
+NEGLIGIBLE_WEIGHT = 0.02
+"""Samples below this part of a frame's heaviest are dropped."""
+
+TURN = 0.01
+"""Radians to either side, for differences of the expected total."""
+
 
 @_njit
 def gather(rotation, point, grid, n, out):  # type: ignore[no-untyped-def]
@@ -292,14 +304,14 @@ def pose_score(r, s, e, photons, q, pixel, count, log_grid, n, tab, fon, m, shap
         turned = np.empty((3, 3))
         omega = np.zeros(3)
         for a in range(3):
-            omega[a] = 0.01
+            omega[a] = TURN
             rotate(omega, r, turned)
             up = fluence_term(expected_total(turned, tab, fon, m), photons, shape)
-            omega[a] = -0.01
+            omega[a] = -TURN
             rotate(omega, r, turned)
             down = fluence_term(expected_total(turned, tab, fon, m), photons, shape)
             omega[a] = 0.0
-            g[a] += (up - down) / 0.02
+            g[a] += (up - down) / (2 * TURN)
     return value
 
 
@@ -361,10 +373,6 @@ def newton_step(c, g, longest, out):  # type: ignore[no-untyped-def]
     return length
 
 
-PRIOR = 1.0
-"""Damping of the Fisher matrix in rad⁻²: a frame without photons stays where it is."""
-
-
 @_njit
 def refine(  # type: ignore[no-untyped-def]
     candidate, start, stop, photons, q, pixel, count, log_grid, n, tab, fon, m, shape,
@@ -397,7 +405,7 @@ def refine(  # type: ignore[no-untyped-def]
             damping = PRIOR
             for _ in range(steps):
                 cholesky(h, damping, chol)
-                if not newton_step(chol, g, longest, omega) >= 0.003:
+                if not newton_step(chol, g, longest, omega) >= CONVERGED:
                     break
                 rotate(omega, r, trial)
                 new = pose_score(
@@ -449,7 +457,7 @@ def sample_modes(  # type: ignore[no-untyped-def]
         total = 0.0
         for i in range(weight.shape[1]):
             w = math.exp(weight[f, i] - best)
-            weight[f, i] = w if w > 0.02 else 0.0
+            weight[f, i] = w if w > NEGLIGIBLE_WEIGHT else 0.0
             total += weight[f, i]
         for i in range(weight.shape[1]):
             weight[f, i] /= total

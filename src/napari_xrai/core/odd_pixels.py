@@ -28,6 +28,7 @@ DEVIATIONS = 8.0
 """Poisson standard deviations that a hot pixel lies above as well."""
 
 FLASH = 3.0
+"""Times a pixel's mean photons: all that one frame may add to its sum, but for two photons more."""
 
 FEWEST_EXPECTED = 40.0
 """Photons expected in all, below which a dark pixel may be dark by chance."""

@@ -15,19 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .kernels import PRIOR
+from .kernels import CONVERGED, NEGLIGIBLE_WEIGHT, PRIOR, TURN
 
 CORNERS = ((0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1), (1, 0, 0), (1, 0, 1), (1, 1, 0), (1, 1, 1))
 """Of a voxel cell: (z, y, x)."""
-
-CONVERGED = 0.003
-"""Radians: a shorter step ends the climb."""
-
-NEGLIGIBLE_WEIGHT = 0.02
-"""Samples below this part of a frame's heaviest are dropped."""
-
-TURN = 0.01
-"""Radians to either side, for differences of the expected total."""
 
 
 @dataclass(frozen=True, eq=False)
