@@ -21,8 +21,9 @@ from scipy.spatial.transform import Rotation
 from convergence import CASES, load
 from napari_xrai.core.density_alignment import align_density, align_transform, apply_offset, transform_on_grid
 from napari_xrai.core.frames import Volume
+from napari_xrai.core.live_phasing import LivePhasing
 from napari_xrai.core.phase_retrieval import Recipe, first_support, iterate, measurement, random_start
-from napari_xrai.core.phasing import LivePhasing, phase
+from napari_xrai.core.phasing import phase
 from napari_xrai.core.reconstruction import Reconstruction
 from napari_xrai.core.reconstruction_settings import ReconstructionSettings
 from napari_xrai.core.resolution import crossing, fourier_shell_correlation, sample, shell_index, sphere_correlation

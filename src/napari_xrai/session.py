@@ -357,7 +357,7 @@ class _LivePhasing:
     """Phases the newest intensity, within its share of the time."""
 
     def __init__(self) -> None:
-        from .core.phasing import LivePhasing
+        from .core.live_phasing import LivePhasing
 
         self.density: Volume | None = None
         self.outcome: Phasing | None = None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from napari_xrai.core import bootstrap, starts
+from napari_xrai.core import starts
 from napari_xrai.core.field import RadialProfile, VoxelField, grid_radius
 from napari_xrai.core.fields import make_field
 from napari_xrai.core.frames import HC_EV_A, Frames
@@ -151,7 +151,6 @@ def test_a_whole_run_on_a_network_is_right_saved_and_gone_on_with(monkeypatch):
     preset = Preset((32, 32), 1.8e-3, 0.3, HC_EV_A / 4.0, stop_radius_px=2)
     detector, truth, batches = simulate(builtin_particle("demo"), preset, n_frames=600, photons=2000, seed=1)
     frames = Frames.concatenate(list(batches))
-    monkeypatch.setattr(bootstrap, "BATCH", 150)
     monkeypatch.setattr(starts, "MOST_STARTS", 1)
 
     def read(size, start=0):

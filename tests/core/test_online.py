@@ -36,7 +36,6 @@ def small(monkeypatch):
     monkeypatch.setattr(online, "BLOCK_FRAMES", 100)
     monkeypatch.setattr(online, "BLOCKS", 2)
     monkeypatch.setattr(online, "WAIT_S", 0.01)
-    monkeypatch.setattr(bootstrap, "BATCH", 150)
     monkeypatch.setattr(starts, "MOST_STARTS", 1)
 
 
@@ -70,7 +69,7 @@ class ToyInlet:
 
 
 def followed(data, inlet, engine=None, **settings):
-    engine = engine or OnlineReconstruction(data[0], ReconstructionSettings(threads=1, **settings), N)
+    engine = engine or OnlineReconstruction(data[0], ReconstructionSettings(threads=1, seed=3, **settings), N)
     sums = set()
     for _ in engine.follow(inlet):
         counters = engine.table.counters()

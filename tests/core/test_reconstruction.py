@@ -53,7 +53,6 @@ def case():
 def short_starts():
     """Fewer frames per step of a start, and at most three starts: bright frames need no more."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bootstrap, "BATCH", 150)
         patch.setattr(starts, "MOST_STARTS", 3)
         yield
 

@@ -17,20 +17,23 @@ from .symmetry import IDENTITY, Orbit
 
 F32 = NDArray[np.float32]
 
-STEPS = 40
-ANNEALED_STEPS = 34
-BATCH = 250
+STEPS = 120
+ANNEALED_STEPS = 108
+BATCH = 80
+"""Frames a step. Many small steps with a short memory anneal best; 40 of 250 frames see as many, and often go wrong."""
 FIRST_SHARE = 0.1
 """Part of all orientations that the first posteriors spread over."""
 
-COARSE, FINE = 2.84, 4.73
-"""Orientations per speckle at first, and once the posterior has narrowed."""
+SAMPLING = 2.84
+"""Orientations per speckle: 4.73 give the same, at twice the cost."""
 
 NEGLIGIBLE = -40.0
 """Log of a posterior too small to matter: below it, exp and its square would fall into slow denormal numbers."""
 
-SHORTEST_MEMORY = 16
-"""Batches that the running evidence remembers at least; later it remembers all."""
+MEMORY, PHOTONS_REMEMBERED = 12, 100_000
+"""Batches whose evidence the field rests on, and photons where that is more: what earlier, vaguer posteriors laid down
+is soon forgotten, but dim frames need many.
+"""
 
 
 def bootstrap(
@@ -61,14 +64,13 @@ def bootstrap(
     prior = np.float32(1)  # the starting noise counts as one photon a voxel, and is forgotten
     order = rng.permutation(len(photons))
     group = IDENTITY if orbit is None else orbit.group
-    search: PolarSearch | None = None
+    search = PolarSearch(pixels, brightness, radius, diameter * SAMPLING, group, backend)
+    low = backend.dense(photons, search.n_pixels)
+    size = max(1, min(BATCH, backend.largest_scores // (len(search.base) * search.n_angles)))
+    photons_per_batch = size * photons.count.sum() / len(photons)
+    keep = np.float32(1 - 1 / max(MEMORY, PHOTONS_REMEMBERED / photons_per_batch))
     for step in range(STEPS):
-        sampling = diameter * (COARSE if step < 0.6 * ANNEALED_STEPS else FINE)
-        if search is None or search.sampling != sampling:
-            search = PolarSearch(pixels, brightness, radius, sampling, group, backend)
-            low = backend.dense(photons, search.n_pixels)
         search.set_field(field.ratio, field.edge, fluence_shape, rng, DARKEST, threads)
-        size = max(1, min(BATCH, backend.largest_scores // (len(search.base) * search.n_angles)))
         batch = low[order[np.arange(step * size, (step + 1) * size) % len(order)]]
         score = search.log_likelihood(batch)
         score -= score.amax((1, 2), keepdim=True)
@@ -79,7 +81,6 @@ def bootstrap(
         new = [backend.scatter(search.rotation, search.point, value, field.edge) for value in laid]
         if orbit is not None:
             new = [orbit.sum(grid, radius + 2) for grid in new]
-        keep = np.float32(max(1 - 1 / (step + 2), 1 - 1 / SHORTEST_MEMORY))
         photon_sum = photon_sum * keep + friedel_sum(new[0])
         exposure_sum = exposure_sum * keep + friedel_sum(new[1])
         field.ratio = (photon_sum + np.float32(0.5)) / (exposure_sum + np.float32(0.5))

@@ -1,10 +1,11 @@
-"""From a diffraction intensity to the particle: many independent starts compared, or one followed live."""
+"""From a diffraction intensity to the particle: many independent starts compared."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -15,27 +16,18 @@ from .density_alignment import (
     Offset,
     align_transform,
     apply_offset,
-    crop_transform,
-    pad_transform,
     transform_on_grid,
 )
 from .frames import Phasing, PhasingVerdict, Volume
 from .phase_retrieval import (
-    POLISH,
-    SEARCH,
-    SETTLE,
-    Iterate,
     Measurement,
     Recipe,
-    fft_size,
     first_support,
     iterate,
     known_support,
-    measured_radius,
     measurement,
     random_start,
     residual,
-    resize,
 )
 from .resolution import ShellCurve, crossing, fsc_of_transforms
 from .workers import in_threads
@@ -46,8 +38,12 @@ LARGEST_HOLE = 8
 
 SMALL_BACKGROUND = 0.2
 """Mean share of a shell's intensity. A background below it helps to find the phases, but what it holds in the end is
-noise and the weakest speckles: it is let go before error reduction. It rescues blurred intensities, and misleads where
-the faint shells are true: so the first starts try both."""
+noise and the weakest speckles: it is let go before error reduction."""
+
+TRIED, BETTER_FIT = 3, 0.5
+"""First starts with a background, and as many without. It rescues blurred intensities and misleads where the faint
+shells are true. It is kept where it takes the error to this part of what it is without; less is what more freedom buys,
+and then it is kept where its starts agree better."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,14 +159,18 @@ def phase(
         first = known_support(support, m)
         recipe = replace(recipe, shrink_every=0)
 
-    with _one_torch_thread():
-        return _compare(_run_all(m, first, recipe, _seeds(seed, starts), threads, on_start), m, like)
+    with one_torch_thread():
+        return _compare(*_run_all(m, first, recipe, start_seeds(seed, starts), threads, on_start), m, like)
 
 
 def _run_all(
     m: Measurement, first: Tensor, recipe: Recipe, seeds: list[int], threads: int, on_start: Callable[[], None] | None
-) -> list[_Start]:
-    """A start for each seed; the first ones with and without a background, the rest as the best of them."""
+) -> tuple[list[_Start], int]:
+    """A start for each seed, and which of them is the best.
+
+    The first ones run with and without a background, the rest in the better way; of its starts the one of least error
+    is the best.
+    """
 
     def run(job: tuple[int, Recipe]) -> _Start:
         start = _run_start(m, first, job[1], job[0])
@@ -178,15 +178,38 @@ def _run_all(
             on_start()
         return start
 
-    alike = min(2, len(seeds) // 4) if recipe.background else 0
-    ways = [replace(recipe, background=tried) for tried in (True, False)] * alike
+    tried = min(TRIED, len(seeds) // 3) if recipe.background else 0
+    if tried < 2:  # too few to agree
+        runs = in_threads(run, [(seed, recipe) for seed in seeds], threads)
+        return runs, _least_error(runs)
+    ways = [replace(recipe, background=True)] * tried + [replace(recipe, background=False)] * tried
     runs = in_threads(run, list(zip(seeds, ways, strict=False)), threads)
-    if runs:
-        recipe = ways[min(range(len(runs)), key=lambda i: runs[i].error)]
-    return [*runs, *in_threads(run, [(seed, recipe) for seed in seeds[len(runs) :]], threads)]
+    fitted, plain = runs[:tried], runs[tried:]
+    least = [half[_least_error(half)].error for half in (fitted, plain)]
+    background = least[0] < BETTER_FIT * least[1] or _mean_agreement(fitted, m) > _mean_agreement(plain, m)
+    more = in_threads(run, [(seed, replace(recipe, background=background)) for seed in seeds[2 * tried :]], threads)
+    own = [*(fitted if background else plain), *more]
+    return [*own, *(plain if background else fitted)], _least_error(own)
 
 
-def _seeds(seed: int, n: int) -> list[int]:
+def _least_error(runs: Sequence[_Start]) -> int:
+    return min(range(len(runs)), key=lambda i: runs[i].error)
+
+
+def _mean_agreement(runs: Sequence[_Start], m: Measurement) -> float:
+    pairs = [_laid_over(a.transform, b.transform, m)[1] for a, b in combinations(runs, 2)]
+    return float(np.mean(pairs))
+
+
+def _laid_over(transform: Tensor, reference: Tensor, m: Measurement) -> tuple[Tensor, float]:
+    """One start laid over another, and their FSC, a mean over the measured shells."""
+    laid = apply_offset(transform, align_transform(transform, reference, m.edge))
+    curve = fsc_of_transforms(laid.numpy(), reference.numpy(), 1.0).value
+    return laid, float(np.nanmean(curve[int(m.hole) : m.edge + 1]))
+
+
+def start_seeds(seed: int, n: int) -> list[int]:
+    """Seeds of n starts: the first ones are the same however many there are."""
     return [int(s) for s in np.random.SeedSequence(seed).generate_state(n)]
 
 
@@ -202,18 +225,16 @@ def _run_start(m: Measurement, first: Tensor, recipe: Recipe, seed: int) -> _Sta
     return _Start(transform, residual(transform, m, state.background), state.support, state.background)
 
 
-def _compare(runs: Sequence[_Start], m: Measurement, like: Volume | None) -> PhasingResult:
+def _compare(runs: Sequence[_Start], best: int, m: Measurement, like: Volume | None) -> PhasingResult:
     """Lay the starts over the best one, leave out those that do not agree, average the rest."""
     errors = np.array([run.error for run in runs])
-    best = int(np.argmin(errors))
     reference = runs[best].transform
     dq = 1.0 / (m.n * m.voxel_size)
     kept = np.zeros(len(runs), bool)
     aligned = []
     for i in np.flatnonzero(errors <= 1.1 * errors[best] + 0.005).tolist():
-        turned = apply_offset(runs[i].transform, align_transform(runs[i].transform, reference, m.edge))
-        curve = fsc_of_transforms(turned.numpy(), reference.numpy(), dq).value
-        if np.nanmean(curve[int(m.hole) : m.edge + 1]) >= 0.5:
+        turned, alike = _laid_over(runs[i].transform, reference, m)
+        if alike >= 0.5:
             kept[i] = True
             aligned.append(turned)
     average = torch.stack(aligned).mean(0) * (m.shell <= m.edge)
@@ -233,13 +254,13 @@ def _compare(runs: Sequence[_Start], m: Measurement, like: Volume | None) -> Pha
 def _place(transform: Tensor, m: Measurement, like: Volume | None) -> Offset:
     """Where to put a density: its centre of mass at the origin, or over the one shown before."""
     if like is None:
-        return _centring(transform)
+        return centring(transform)
     if like.units != m.units:
         raise ValueError(f"the density to lay the result over is in {like.units}, the result in {m.units}")
     return align_transform(transform, transform_on_grid(like, m.n, m.voxel_size), m.edge)
 
 
-def _centring(transform: Tensor) -> Offset:
+def centring(transform: Tensor) -> Offset:
     """The shift that takes a map's centre of mass to the origin."""
     n = transform.shape[0]
     mass = torch.fft.irfftn(transform, s=(n, n, n)).clamp_(min=0)
@@ -326,7 +347,7 @@ def _judge(
 
 
 @contextmanager
-def _one_torch_thread() -> Iterator[None]:
+def one_torch_thread() -> Iterator[None]:
     """Two threads on two busy cores make small transforms ten times slower; starts are what runs in parallel."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -334,158 +355,3 @@ def _one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-LIVE = Recipe(stages=(SEARCH,))
-SHOWN = Recipe(stages=(POLISH,), shrink_every=0)
-SHOWN_STEPS = 8
-"""Of error reduction: with 3, noisy early intensities look further from a cold start's average than need be."""
-UNSETTLED_UPDATES = 4
-"""By the difference map after new shells came in: RAAR would keep to what it had."""
-
-
-@dataclass(eq=False)
-class LivePhasing:
-    """A density that follows a changing intensity at a fixed cost per update.
-
-    The raw iterate is carried from one intensity to the next by RAAR, which follows where error reduction would stay
-    behind and holds still where the difference map wanders; a few steps of error reduction from it are shown. Beside it
-    a challenger grows from fresh random phases by the difference map; once mature it takes over if its error is lower.
-    So a start gone wrong heals by itself. What is shown is always laid over what was shown before: neither hand nor
-    place jumps.
-
-    Parameters
-    ----------
-    max_size : int
-        Largest grid to phase on, and the grid of the densities shown.
-    seed : int
-        Of the random starts.
-    """
-
-    max_size: int = 64
-    seed: int = 0
-    residual: float = field(default=float("nan"), init=False)
-    """Relative amplitude error of the density shown."""
-    agreement: float = field(default=float("nan"), init=False)
-    """Whitened correlation of the density shown with the last challenger, from −1 to 1: does phasing repeat?"""
-
-    def __post_init__(self) -> None:
-        self._measured: Measurement | None = None
-        self._shown: Iterate | None = None
-        self._challenger: Iterate | None = None
-        self._last: Tensor | None = None
-        self._restarts = 0
-        self._unsettled = 0
-
-    def update(self, intensity: Volume, weight: Volume, radius: int | None = None) -> Volume:
-        """The density of this intensity, warm-started from the one before.
-
-        Parameters
-        ----------
-        intensity, weight : Volume
-            (z, y, x) cubes; weight 0 where nothing was measured.
-        radius : int, optional
-            Last shell to trust; default: as far as measured. Never beyond the largest grid.
-
-        Returns
-        -------
-        Volume
-            On a grid that stays the same for intensities of the same shape, centred on its mass. What was shown last
-            (at first zeros) while there is nothing to be phased.
-        """
-        size = min(self.max_size, fft_size((intensity.data.shape[0] - 1) // 2))
-        limit = min(size // 2 - 1, measured_radius(weight.data) if radius is None else radius)
-        try:
-            m = measurement(intensity, weight, limit, n=max(32, fft_size(max(limit, 0))))
-        except ValueError:
-            return self._volume(intensity, size)
-        with _one_torch_thread():
-            transform, self.residual = self._advance(m)
-            shown = self._placed(transform * ((m.shell <= m.edge) * m.scale), m)
-        self._last = pad_transform(shown, size) if size >= m.n else crop_transform(shown, size)
-        return self._volume(intensity, size)
-
-    def _advance(self, m: Measurement) -> tuple[Tensor, float]:
-        """Both iterates a few steps on; the transform to be shown and its error. Each update costs the same."""
-        before, self._measured = self._measured, m
-        steps = int(np.clip(5 * (64 / m.n) ** 3, 5, 32))
-        gain, likeness = (1.0, 0.0) if before is None else _compare_amplitudes(before, m)
-        if self._shown is None or likeness < 0.5:
-            self._shown, self._challenger, self._unsettled = self._cold(m), None, UNSETTLED_UPDATES
-            iterate(self._shown, m, LIVE, SEARCH)
-            return _settled(self._shown, m)
-        new_shells = before is not None and m.edge != before.edge
-        self._unsettled = UNSETTLED_UPDATES if new_shells else max(0, self._unsettled - 1)
-        self._shown = _carry(self._shown, m.n, gain)
-        iterate(self._shown, m, LIVE, SEARCH if self._unsettled else SETTLE, steps)
-        settled = _settled(self._shown, m)
-        if self._challenger is None:
-            self._challenger = self._cold(m)
-            return settled
-        self._challenger = _carry(self._challenger, m.n, gain)
-        if self._challenger.age >= SEARCH.iterations:
-            return self._contest(self._challenger, settled, m)
-        iterate(self._challenger, m, LIVE, SEARCH, steps)
-        return settled
-
-    def _contest(self, challenger: Iterate, shown: tuple[Tensor, float], m: Measurement) -> tuple[Tensor, float]:
-        """A mature challenger takes over if it fits better; either way a new one will start."""
-        rival = _settled(challenger, m)
-        self._challenger = None
-        self.agreement = align_transform(rival[0], shown[0], m.edge).score
-        if rival[1] >= 0.97 * shown[1]:
-            return shown
-        self._shown, self._unsettled = challenger, UNSETTLED_UPDATES
-        return rival
-
-    def _cold(self, m: Measurement) -> Iterate:
-        self._restarts += 1
-        return random_start(m, first_support(m), LIVE, _seeds(self.seed, self._restarts)[-1])
-
-    def _placed(self, transform: Tensor, m: Measurement) -> Tensor:
-        """Laid over what was shown last, and a tenth of the way from there to the centre: nothing jumps or drifts."""
-        if self._last is None:
-            return apply_offset(transform, _centring(transform))
-        last = crop_transform(self._last, m.n) if self._last.shape[0] >= m.n else pad_transform(self._last, m.n)
-        laid = apply_offset(transform, align_transform(transform, last, m.edge))
-        centring = _centring(laid)
-        return apply_offset(laid, Offset(1, 0.1 * centring.shift, centring.score))
-
-    def _volume(self, intensity: Volume, size: int) -> Volume:
-        data = np.zeros((size, size, size), np.float32)
-        if self._last is not None and self._last.shape[0] == size:
-            data = np.fft.fftshift(torch.fft.irfftn(self._last, s=(size, size, size)).numpy())
-        units = "angstrom" if intensity.units == "1/angstrom" else "1/detector_voxel"
-        return Volume(data, 1.0 / (size * intensity.voxel_size), units)
-
-
-def _settled(state: Iterate, m: Measurement) -> tuple[Tensor, float]:
-    """Transform of the density a raw iterate stands for, and its amplitude error; the iterate stays as it is."""
-    copy = Iterate(state.x, state.support, state.background, state.age)
-    iterate(copy, m, SHOWN, POLISH, SHOWN_STEPS)
-    transform = torch.fft.rfftn(copy.x)
-    return transform, residual(transform, m, copy.background)
-
-
-def _compare_amplitudes(before: Measurement, now: Measurement) -> tuple[float, float]:
-    """How much larger the amplitudes became (over what both measured), and how alike their speckles are, −1 … 1."""
-    n = min(before.n, now.n)
-    old, new = (crop_transform(m.amplitude, n) for m in (before, now))
-    both = (crop_transform(before.known, n) * crop_transform(now.known, n)).view(-1)
-    shell = crop_transform(now.shell, n).view(-1)
-    old, new = old.reshape(-1) * both, new.reshape(-1) * both
-    gain = float((old * new).sum() / old.square().sum().clamp(min=1e-30))
-    both = both * (shell <= min(before.edge, now.edge) // 2)  # where a change of noise is no change
-    count = torch.bincount(shell, both).clamp(min=1)
-    pair = []
-    for amplitude in (old, new):
-        mean = (torch.bincount(shell, amplitude * both) / count).float()[shell]
-        pair.append((amplitude - mean) / mean.clamp(min=1e-12) * both)
-    return gain, float((pair[0] * pair[1]).sum() / (pair[0].norm() * pair[1].norm()).clamp(min=1e-30))
-
-
-def _carry(state: Iterate, n: int, gain: float) -> Iterate:
-    """An iterate on the grid and in the scale of the next intensity."""
-    state = resize(state, n)
-    background = None if state.background is None else state.background * gain
-    return Iterate(state.x * gain, state.support, background, state.age)
