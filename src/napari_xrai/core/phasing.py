@@ -40,6 +40,10 @@ SMALL_BACKGROUND = 0.2
 """Mean share of a shell's intensity. A background below it helps to find the phases, but what it holds in the end is
 noise and the weakest speckles: it is let go before error reduction."""
 
+UNEXPLAINED = 0.5
+"""Of the error that a density without any speckle would have. Starts above it may well agree, on a point or a blob, but
+not on what was measured."""
+
 TRIED, BETTER_FIT = 3, 0.5
 """First starts with a background, and as many without. It rescues blurred intensities and misleads where the faint
 shells are true. It is kept where it takes the error to this part of what it is without; less is what more freedom buys,
@@ -60,7 +64,7 @@ class PhasingResult:
     errors : (starts,) float64
         Relative distance of each start's amplitudes from the measured ones.
     kept : (starts,) bool
-        Starts near the best error that agree with the best one; the rest are failed starts.
+        Starts that fit, near the best error, and agree with the best one; the rest are failed starts.
     agreement : ShellCurve
         Mean FSC between two kept starts; NaN with fewer than two.
     prtf : ShellCurve
@@ -186,7 +190,7 @@ def _run_all(
     runs = in_threads(run, list(zip(seeds, ways, strict=False)), threads)
     fitted, plain = runs[:tried], runs[tried:]
     least = [half[_least_error(half)].error for half in (fitted, plain)]
-    background = least[0] < BETTER_FIT * least[1] or _mean_agreement(fitted, m) > _mean_agreement(plain, m)
+    background = least[0] < BETTER_FIT * least[1] or _mean_agreement(fitted, m) >= _mean_agreement(plain, m)
     more = in_threads(run, [(seed, replace(recipe, background=background)) for seed in seeds[2 * tried :]], threads)
     own = [*(fitted if background else plain), *more]
     return [*own, *(plain if background else fitted)], _least_error(own)
@@ -197,8 +201,20 @@ def _least_error(runs: Sequence[_Start]) -> int:
 
 
 def _mean_agreement(runs: Sequence[_Start], m: Measurement) -> float:
-    pairs = [_laid_over(a.transform, b.transform, m)[1] for a, b in combinations(runs, 2)]
+    """Mean FSC of two starts; 0 for one that does not fit."""
+    limit = _largest_error(m)
+    pairs = [
+        _laid_over(a.transform, b.transform, m)[1] if max(a.error, b.error) <= limit else 0.0
+        for a, b in combinations(runs, 2)
+    ]
     return float(np.mean(pairs))
+
+
+def _largest_error(m: Measurement) -> float:
+    """Error above which a start explains nothing: a part of what is left where each shell's amplitude is its mean."""
+    mean = torch.bincount(m.shell.view(-1), m.amplitude.view(-1)) / m.per_shell
+    left = (m.amplitude - mean.float()[m.shell]) * m.known
+    return UNEXPLAINED * float((left.square().sum() / m.amplitude.square().sum()).sqrt())
 
 
 def _laid_over(transform: Tensor, reference: Tensor, m: Measurement) -> tuple[Tensor, float]:
@@ -232,11 +248,13 @@ def _compare(runs: Sequence[_Start], best: int, m: Measurement, like: Volume | N
     dq = 1.0 / (m.n * m.voxel_size)
     kept = np.zeros(len(runs), bool)
     aligned = []
-    for i in np.flatnonzero(errors <= 1.1 * errors[best] + 0.005).tolist():
+    limit = min(1.1 * errors[best] + 0.005, _largest_error(m))
+    for i in np.flatnonzero(errors <= limit).tolist():
         turned, alike = _laid_over(runs[i].transform, reference, m)
         if alike >= 0.5:
             kept[i] = True
             aligned.append(turned)
+    aligned = aligned or [reference]
     average = torch.stack(aligned).mean(0) * (m.shell <= m.edge)
     place = _place(average, m, like)
     data = torch.fft.irfftn(apply_offset(average, place) * m.scale, s=(m.n,) * 3)
