@@ -37,7 +37,7 @@ DEFAULT_LEVEL = 0.3
 GAMMA = 0.3
 """Diffraction falls over many decades; a gamma shows them, keeps the data true, and has a slider in napari."""
 
-INTENSITY_WIDTH, INTENSITY_X, DENSITY_X = 0.62, -0.34, 0.3
+INTENSITY_WIDTH, INTENSITY_X, DENSITY_X = 0.46, -0.25, 0.22
 """Intensity and density side by side, in units of the density's box (= 1/Δq, at least twice the particle)."""
 
 CAMERA_ANGLES = (0.0, 30.0, 20.0)

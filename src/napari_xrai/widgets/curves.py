@@ -73,7 +73,7 @@ class CurvesView(QTabWidget):
         return QSize(340, 165)
 
     def minimumSizeHint(self) -> QSize:  # noqa: D102
-        return QSize(200, 110)
+        return QSize(200, 150)
 
     def clear_curves(self) -> None:
         """Empty plots, for a new run."""
@@ -119,8 +119,8 @@ class CurvesView(QTabWidget):
 
     def _label_axes(self, calibrated: bool) -> None:
         labels = {
-            "resolution": ("resolution (Å)" if calibrated else "radius (voxels)", "frames seen"),
-            "half_cc": ("half-set CC", "q = 1/d (Å⁻¹)" if calibrated else "|q| (detector voxels)"),
+            "resolution": ("resolution (Å)" if calibrated else "|q| (voxels)", "frames seen"),
+            "half_cc": ("half-set CC", "q = 1/d (Å⁻¹)" if calibrated else "|q| (voxels)"),
             "likelihood": ("log-likelihood / frame", "frames seen"),
         }
         for name, (left, bottom) in labels.items():

@@ -349,7 +349,8 @@ class ReconstructPanel(Face):
             written = f"Read-only view, last written {words.ago_words(time.time() - job.written)}."
             self.say(words.sentences(words.verdict_words(self._last.snapshot), written))
         if job.progress is not None:
-            self.show_progress(job.progress.fraction, job.progress.phase)
+            done = job.progress.phase == "done"
+            self.show_progress(None if done else job.progress.fraction, "" if done else job.progress.phase)
 
     def _choose_view(self) -> None:
         """Without a graphics card a volume takes too long to draw: sections then, until the user says otherwise."""

@@ -17,7 +17,7 @@ SOFTWARE_RENDERERS = ("llvmpipe", "softpipe", "swiftshader", "software")
 
 
 class PoseView(QWidget):
-    """A small 3D view of the orientations found, with one line of words above it.
+    """A small 3D view of the orientations found, with a few words beside it.
 
     Each dot is one pattern: the direction of its beam through the particle. The pattern's turn about the beam,
     the third angle of its pose, can be shown as colour, and so can how many patterns look alike: are views missing?
@@ -33,8 +33,9 @@ class PoseView(QWidget):
         self.setObjectName("xrai-poses")
         self.renderer = ""
         self._cloud: PoseCloud | None = None
-        self._words = QLabel("Beam directions", self)
+        self._words = QLabel("beam directions", self)
         self._words.setToolTip(HINT)
+        self._words.setWordWrap(True)
         self._coloring = QComboBox(self)
         self._coloring.addItems(list(COLORINGS))
         self._coloring.setToolTip("What the dots' colour shows; views: blue fewer than an even spread has, red more")
@@ -53,13 +54,13 @@ class PoseView(QWidget):
         self._edge = "#888888"
 
     def _lay_out(self) -> None:
-        row = QHBoxLayout()
-        row.addWidget(self._words, 1)
-        row.addWidget(self._coloring)
-        layout = QVBoxLayout(self)
+        beside = QVBoxLayout()
+        beside.addWidget(self._words)
+        beside.addWidget(self._coloring)
+        beside.addStretch(1)
+        layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(2)
-        layout.addLayout(row)
+        layout.addLayout(beside)
         layout.addWidget(self._canvas.native, 1)
 
     def sizeHint(self) -> QSize:  # noqa: D102
@@ -77,7 +78,7 @@ class PoseView(QWidget):
         """An empty sphere, for a new run."""
         self._cloud = None
         self._dots.visible = False
-        self._words.setText("Beam directions")
+        self._words.setText("beam directions")
         self._words.setToolTip(HINT)
         self._canvas.update()
 
@@ -86,7 +87,7 @@ class PoseView(QWidget):
         self._cloud = cloud
         shown = len(cloud.direction)
         self._words.setText(
-            f"{shown:,} of {cloud.total:,} beam directions" if shown < cloud.total else f"{shown:,} beam directions"
+            f"{shown:,} of {cloud.total:,}\nbeam directions" if shown < cloud.total else f"{shown:,}\nbeam directions"
         )
         self._words.setToolTip(f"{cloud.evenness[:1].upper()}{cloud.evenness[1:]}. {HINT}")
         self._draw()
