@@ -82,8 +82,8 @@ class EngineSettings(BaseModel):
     symmetry: Annotated[str, AfterValidator(_point_group)] = Field(
         default="C1", description="Point group of the particle, if known: C1, C2, D5, T, O, I, …"
     )
-    proposals: Literal["search", "encoder", "both"] = Field(
-        default="search", description="Who names candidate poses: the exact low-resolution search, the trained encoder"
+    proposals: Literal["auto", "search", "encoder", "both"] = Field(
+        default="auto", description="Who names candidate poses: the exact low-resolution search, the trained encoder"
     )
     fluence: Literal["auto", "profiled", "fixed"] = Field(
         default="auto", description="Pulse energy on each particle: fitted per frame, or equal for all"

@@ -186,7 +186,7 @@ class OnlineReconstruction(Reconstruction):
     def _live(self, inlet: Inlet) -> Iterator[Progress]:
         """Merge frames as they come; while none do, see the reservoir again."""
         new = self._new_block()
-        likelihood, proposers = yield from self._prepare(self.settings.proposals)
+        likelihood, proposers = yield from self._prepare(self.proposals)
         again: Iterator[None] | None = None
         while not inlet.ended:
             arrivals = inlet.take(self.backend.batch_size, 0.0 if self._again_pays() else WAIT_S)
@@ -196,7 +196,7 @@ class OnlineReconstruction(Reconstruction):
                     yield from self._close(new)
                 self._change_detector(arrivals.detector)
                 new = self._new_block()
-                likelihood, proposers = yield from self._prepare(self.settings.proposals)
+                likelihood, proposers = yield from self._prepare(self.proposals)
             took, acquired = self._accept(arrivals)
             if len(took):
                 new.merge(took, self._merge(took, likelihood, self._shed(proposers, inlet), new.evidence))
@@ -212,7 +212,7 @@ class OnlineReconstruction(Reconstruction):
                     yield from self._start(self.first, inlet)
             if changed:
                 again = None
-                likelihood, proposers = yield from self._prepare(self.settings.proposals)
+                likelihood, proposers = yield from self._prepare(self.proposals)
             self._say_what_it_does(inlet, len(took) > 0)
             yield self.progress()
         if len(new):
@@ -367,7 +367,7 @@ class OnlineReconstruction(Reconstruction):
             self.phase = f"the stream has ended: seeing the reservoir again, round {n + 1}"
             self.weighing = n > 0 or most == 1 or self.past is not None
             before, radius = self._likelihood(), self.radius
-            likelihood, proposers = yield from self._prepare(self.settings.proposals)
+            likelihood, proposers = yield from self._prepare(self.proposals)
             yield from self._with_progress(self._see_again(likelihood, proposers))
             self.passes_done += 1
             if self.weighing and self._likelihood() - before < GAINING and self.radius == radius:

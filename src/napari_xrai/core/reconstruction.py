@@ -26,6 +26,7 @@ from .odd_pixels import leave_out_odd_pixels
 from .pixels import SparsePhotons, pixels_of
 from .pose_drift import PoseDrift
 from .pose_uncertainty import PoseUncertainty, measure_uncertainty
+from .proposals import choose_proposals
 from .reconstruction_settings import ReconstructionSettings
 from .resolution import ShellCurve, crossing, shell_correlation
 from .search import PolarSearch
@@ -100,7 +101,7 @@ class Reconstruction:
         self.group, self.rng = point_group(settings.symmetry), np.random.default_rng(settings.seed)
         self.orbit = Orbit(self.group, self.pixels.edge) if len(self.group) > 1 else None
         self.table = FrameTable(n_frames or 0)
-        self.facts: dict[str, str] = {}
+        self.proposals, self.facts = settings.proposals, dict[str, str]()
         self.history: dict[str, list[float]] = {name: [] for name in HISTORY}
         self.field: IntensityField | None = None
         self.uncertainty: PoseUncertainty | None = None
@@ -148,7 +149,7 @@ class Reconstruction:
             span = (1 - SHARE_OF_STARTS) / total
             self.weighing = self.passes_done >= total - 1  # what poses are worth is asked where it may be the last time
             before = self.history["log_likelihood"][-1]
-            yield from self._pass(stream, n_frames or len(reservoir), self.settings.proposals, start, span)
+            yield from self._pass(stream, n_frames or len(reservoir), self.proposals, start, span)
             self.passes_done += 1
             gain, least = self.history["log_likelihood"][-1] - before, min(GAINING, GAINING_SHARE * abs(before))
             self.gaining = bool(least < gain < RUNAWAY * max(self.gain, least))  # JSON knows no NumPy
@@ -199,6 +200,9 @@ class Reconstruction:
             "volume": f"{pixels.edge}³ voxels",
             "batch": f"{self.backend.batch_size} frames, on {self.backend.name}",
         })  # fmt: skip
+        if self.settings.proposals == "auto":
+            photons, interval = reservoir.count.sum() / len(reservoir), min(len(reservoir), FRAMES_PER_UPDATE)
+            self.proposals, self.facts["poses named by"] = choose_proposals(len(pixels.rho), photons, interval)
 
     def _lay_out(self) -> None:
         """Make what goes with these pixels."""

@@ -21,8 +21,9 @@ class ReconstructionSettings:
         What holds the 3D intensity, as in `fields`.
     symmetry : str
         Point group of the intensity in Schoenflies notation: every frame counts for all poses that it makes equal.
-    proposals : "search", "encoder" or "both"
-        Where candidate poses come from once the particle is found: the exact low-resolution search, or the encoder.
+    proposals : "auto", "search", "encoder" or "both"
+        Where candidate poses come from once the particle is found: the exact low-resolution search, or the encoder;
+        "auto": the cheaper one, as `proposals.choose_proposals` reckons.
     threads : int
         CPU threads.
     device : "auto", "cpu", "cuda" or "cuda:i"
@@ -34,6 +35,6 @@ class ReconstructionSettings:
     fluence: str = "auto"
     field: str = "auto"
     symmetry: str = "C1"
-    proposals: str = "search"
+    proposals: str = "auto"
     threads: int = 1
     device: str = "cpu"
