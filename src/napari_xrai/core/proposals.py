@@ -15,7 +15,7 @@ fifth of that table.
 """
 
 LARGEST_SIDE, MOST_PHOTONS = 2.0, 5000.0
-"""As far as that was measured, the side in 64 pixels: it does not go on so (at 50,000 photons the search is cheaper)."""
+"""As far as that was measured, side in 64 pixels. It does not go on so: at 50,000 photons the search is cheaper."""
 
 
 def choose_proposals(n_pixels: int, photons: float, frames_per_update: float) -> tuple[str, str]:
