@@ -22,7 +22,8 @@ ALONE = 1.6
 
 CROWDED, CROWDED_IN_A_GROUP = 0.7, 0.4
 """Unevenness of views beyond chance, above which two starts that agree may both be wrong: then more are made. Right
-ones have 0.5 and 0.6, where the resolution is low. In a named group such starts count for nothing: right ones have 0.1.
+ones have 0.05 to 0.5, but 0.7 and more where nobody named their symmetry. In a named group such starts count for
+nothing: right ones have 0.06.
 """
 
 
