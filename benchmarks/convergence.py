@@ -104,6 +104,7 @@ CASES = {
     "cube": Case("cube"),
     "d5 named": Case("2cex.pdb.gz", copies="D5", symmetry="D5"),
     "cube named": Case("cube", symmetry="O"),
+    "1ei7 named": Case("1ei7.pdb.gz:assembly", symmetry="D17"),
     "demo": Case("demo"),
     "4bed 75 photons": Case("4bed_asu.pdb.gz", frames=10_000, photons=75),
     "4bed 150 photons": Case("4bed_asu.pdb.gz", frames=8000, photons=150),
