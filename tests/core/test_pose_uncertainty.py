@@ -6,10 +6,10 @@ from conftest import Bench
 
 from napari_xrai.core.contrast import common_contrast, half_ratios, photon_contrast, response
 from napari_xrai.core.exposure import ExposureTable
-from napari_xrai.core.field import RadialProfile, VoxelField, grid_radius
+from napari_xrai.core.field import DARKEST, RadialProfile, VoxelField, grid_radius
 from napari_xrai.core.likelihood import PoseLikelihood
 from napari_xrai.core.pixels import SparsePhotons
-from napari_xrai.core.pose_uncertainty import measure_uncertainty, radius_of
+from napari_xrai.core.pose_uncertainty import PoseUncertainty, gradient_products, measure_uncertainty, radius_of
 from napari_xrai.core.rotations import RZ_PI, exp_map, geodesic_angle
 from napari_xrai.core.standard_error import standard_error
 
@@ -47,7 +47,9 @@ class Merged:
         return grids[0], grids[1]
 
     def infer(self, n: int, seed: int, confidence: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-        """Errors and stated radii (degrees) of n fresh frames, refined from beside the truth."""
+        """Errors and stated radii (degrees) of n fresh frames, the best of four climbs from around the truth: from
+        beside it alone a climb ends at the maximum next to the truth, which need not be the highest.
+        """
         bench, pixels = self.bench, self.bench.pixels
         fresh, true = bench.frames(n, seed)
         exposure = ExposureTable(pixels, bench.brightness)
@@ -55,16 +57,32 @@ class Merged:
         likelihood = PoseLikelihood(
             pixels, bench.brightness, exposure, self.field.log_grid(), table, pixels.orient_radius, NO_FLUENCE_SPREAD, 1
         )
-        start = exp_map(0.02 * np.random.default_rng(0).normal(size=(n, 3))) @ true
-        mode, fisher, _ = likelihood.refine(fresh, np.ascontiguousarray(start[:, None], np.float32))
-        uncertainty = measure_uncertainty(
-            self.field, self.p, self.x, photon_contrast(pixels, self.photons), pixels,
-            bench.brightness, pixels.orient_radius, SPECKLE,
-        )  # fmt: skip
-        uncertainty.test(fresh, mode[:, 0], np.ones(n))
-        radius = uncertainty.radius_deg(fresh, mode[:, 0], fisher[:, 0], np.full(n, confidence))
-        found = mode[:, 0].astype(np.float64)
+        start = exp_map(0.05 * np.random.default_rng(0).normal(size=(n, 4, 3))) @ true[:, None]
+        mode, fisher, value = likelihood.refine(fresh, np.ascontiguousarray(start, np.float32))
+        best = np.arange(n), value.argmax(1)
+        uncertainty = self.uncertainty()
+        uncertainty.test(likelihood, fresh, mode[best], fisher[best], np.ones(n))
+        radius = uncertainty.radius_deg(fresh, mode[best], fisher[best], np.full(n, confidence))
+        found = mode[best].astype(np.float64)
         return np.degrees(np.minimum(geodesic_angle(found, true), geodesic_angle(found @ RZ_PI, true))), radius
+
+    def uncertainty(self) -> PoseUncertainty:
+        bench = self.bench
+        return measure_uncertainty(
+            self.field, self.p, self.x, photon_contrast(bench.pixels, self.photons), bench.pixels,
+            bench.brightness, bench.pixels.orient_radius, SPECKLE,
+        )  # fmt: skip
+
+
+class Elsewhere:
+    """A likelihood with a second maximum, so many degrees from every pose and so much more likely."""
+
+    def __init__(self, degrees: float, gain: float) -> None:
+        self.turn, self.gain = exp_map(np.radians([0, degrees, 0])), gain
+
+    def refine(self, photons: SparsePhotons, candidate: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        end = np.stack([candidate[:, 0], self.turn @ candidate[:, 0]], 1)
+        return end, np.zeros((*end.shape[:2], 3, 3)), np.tile([0.0, self.gain], (len(end), 1))
 
 
 def finished(work):  # type: ignore[no-untyped-def]
@@ -76,12 +94,13 @@ def finished(work):  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize(
-    ("frames", "blur_deg"), [(3000, 0.0), (400, 0.0), (3000, 4.0)], ids=["much", "noisy", "blurred"]
-)
-def test_the_radius_holds_68_percent(round_bench, frames, blur_deg):
+    ("frames", "blur_deg", "most"), [(3000, 0.0, 0.79), (250, 0.0, 0.73), (3000, 4.0, 0.82)],
+    ids=["much", "noisy", "blurred"],
+)  # fmt: skip
+def test_the_radius_holds_68_percent(round_bench, frames, blur_deg, most):
     # a detector of 32² pixels has few patches to judge the misfit by, and then the radius errs on the side of caution
     error, radius = Merged(round_bench, frames, blur_deg, seed=2).infer(1500, seed=22)
-    assert 0.62 < np.mean(error < radius) < 0.82
+    assert 0.63 < np.mean(error < radius) < most
     for fifth in np.array_split(np.argsort(radius), 5):  # for sharp frames as for vague ones
         assert np.mean(error[fifth] < radius[fifth]) == pytest.approx(np.mean(error < radius), abs=0.08)
 
@@ -89,6 +108,37 @@ def test_the_radius_holds_68_percent(round_bench, frames, blur_deg):
 def test_a_noisier_field_states_larger_radii(round_bench):
     radii = [np.median(Merged(round_bench, n, 0.0, seed=1).infer(300, seed=2)[1]) for n in (3000, 250)]
     assert radii[1] > 1.05 * radii[0]
+
+
+@pytest.mark.parametrize("frames", [100, 1000])
+def test_the_slope_believed_is_that_towards_the_truth_however_few_the_photons(round_bench, frames):
+    merged, pixels = Merged(round_bench, frames, 0.0, seed=2), round_bench.pixels
+    fresh, true = round_bench.frames(400, seed=33)
+    true, log_grid = np.ascontiguousarray(true, np.float32), merged.field.log_grid()
+    uncertainty = merged.uncertainty()
+    uncertainty.test(Elsewhere(1.0, 0.0), fresh, true, np.tile(np.eye(3), (400, 1, 1)), np.ones(400))
+    products = np.zeros((2, len(pixels.q)))  # with the truth, and of the field with itself
+    gradient_products(
+        true, fresh.start[:-1], fresh.stops(pixels.n_orient), pixels.q, fresh.pixel, fresh.count, log_grid, log_grid,
+        np.log(np.maximum(round_bench.ratio, DARKEST)).astype(np.float32), pixels.edge, products,
+    )  # fmt: skip
+    # look-ups between voxels are a little less steep than the truth, in a field of any noise
+    assert uncertainty.believed @ products[1] == pytest.approx(0.93 * products[0].sum(), rel=0.07)
+
+
+def test_another_maximum_close_by_widens_the_radius_as_far_as_it_is_likely(round_bench):
+    merged = Merged(round_bench, 300, 0.0, seed=2)
+    fresh, true = round_bench.frames(50, seed=3)
+
+    def roughness(degrees: float, gain: float) -> float:
+        uncertainty = merged.uncertainty()
+        true_f32 = np.ascontiguousarray(true, np.float32)
+        uncertainty.test(Elsewhere(degrees, gain), fresh, true_f32, np.tile(1e3 * np.eye(3), (50, 1, 1)), np.ones(50))
+        return uncertainty.roughness
+
+    assert roughness(3.0, 0.0) == pytest.approx(np.radians(3.0) ** 2 / 2 / 3, rel=0.01)
+    assert roughness(3.0, -20.0) < 1e-8
+    assert roughness(30.0, 0.0) == 0  # another mode: that is what `confidence` is for
 
 
 def test_doubt_about_the_mode_widens_the_radius():

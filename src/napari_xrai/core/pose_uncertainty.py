@@ -4,14 +4,17 @@ The Fisher matrix of a frame under a noisy, blurred field is no measure of its e
 t and t* their gradients along rotations. At the truth the score of a frame has variance B = Σ K t tᵀ; when the pose
 moves, the score's mean moves by A = Σ K t t*ᵀ. So poses scatter about the truth by
 
-    C = κ² A⁻¹ B A⁻¹                                   (White 1982, Econometrica 50, 1, for a model that is not true)
+    C = κ² A⁻¹ B A⁻¹ + ρ²                              (White 1982, Econometrica 50, 1, for a model that is not true)
 
 - A: noise in t does not correlate with t*, and the blur does not hide from the photons' own contrast. So A = Σ K a t tᵀ
   with, shell by shell, a = ⟨t₀ · t₁⟩ / (H ⟨t · t⟩): t₀ and t₁ of the half-set fields, whose noise is independent, H as
-  in `contrast`.
+  in `contrast`. Halves are filtered exactly as the field is: filtered for their own, fewer photons they are blurred
+  more, a comes out too small, and radii too large where photons are few.
 - κ²: what is wrong with v stays wrong over a whole speckle, so residuals of neighbouring pixels go together. Scores
   summed over patches larger than a speckle scatter by κ² more than photons alone make them (cluster-robust variance;
   Liang & Zeger 1986, Biometrika 73, 13), measured on a few hundred frames.
+- ρ²: a likelihood looked up on a grid is rough: it has several maxima close together, and the truth may be by another.
+  How far away one is, and how likely, a second climb from nearby tells, on the same frames.
 What frames of one region have in common, a warp of the map, is no part of it: the loop keeps that small (`pose_drift`).
 None of these needs the truth, and none is a constant chosen on one data set.
 """
@@ -25,11 +28,13 @@ from typing import Any
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from scipy.special import gammaincinv
+from scipy.special import expit, gammaincinv
 
-from .contrast import FEWEST_PHOTONS, SHELLS_TOGETHER, Contrast, common_contrast, response
+from .contrast import FEWEST_PHOTONS, SHELLS_TOGETHER, Contrast, common_contrast, half_ratios, response
 from .field import DARKEST, IntensityField, friedel_sum
+from .likelihood import PoseLikelihood
 from .pixels import Pixels, SparsePhotons
+from .rotations import RZ_PI, exp_map, geodesic_angle
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -42,7 +47,10 @@ PATCH = 2.0
 """Side of a patch of pixels, speckles."""
 
 FRAMES_TESTED = 400
-"""Frames whose residuals are looked at for κ²."""
+"""Frames whose residuals are looked at for κ², and that are refined anew for ρ²."""
+
+NEAR = np.radians(10.0)
+"""A climb that ends further away has found another mode: `confidence` speaks for those."""
 
 FURTHEST = np.pi / 2
 """No pose is further from another than this, modulo Rz(π), in more than a few cases: radii end here."""
@@ -81,6 +89,8 @@ class PoseUncertainty:
         self.patch = patches(pixels, self.n_pixels, PATCH * speckle)
         self._slopes = np.zeros((2, len(pixels.q)))
         self._tested, self._found, self._expected = 0, 0.0, 0.0
+        self._near, self._apart = 0, 0.0
+        self._rng = np.random.default_rng(0)  # its own: weighing poses changes none
 
     @property
     def contrast_kept(self) -> float:
@@ -93,20 +103,42 @@ class PoseUncertainty:
         """κ²: scatter of the scores of patches over what photons alone make, at least 1."""
         return max(1.0, self._found / self._expected) if self._expected > 0 else 1.0
 
-    def test(self, photons: SparsePhotons, rotation: F32, fluence: F64) -> None:
-        """Look at the residuals of some frames (N) at their poses (N, 3, 3) and fluences, until enough were seen."""
+    @property
+    def roughness(self) -> float:
+        """ρ²: mean square distance about each axis of the other maxima close to a pose, as likely as they are, rad²."""
+        return self._apart / (3 * self._near) if self._near else 0.0
+
+    def test(
+        self, likelihood: PoseLikelihood, photons: SparsePhotons, rotation: F32, fisher: F64, fluence: F64
+    ) -> None:
+        """Look at some frames until enough were seen: at their residuals, and at where they end when refined anew.
+
+        Parameters
+        ----------
+        likelihood : PoseLikelihood
+            Under which the poses were found.
+        photons : SparsePhotons
+            N frames.
+        rotation, fisher : (N, 3, 3)
+            Their poses, and Fisher information as from refinement.
+        fluence : (N,) float64
+        """
         n = min(len(photons), FRAMES_TESTED - self._tested)
-        if n <= 0:
-            return
-        few = photons.take(np.arange(n))
+        if n > 0:
+            few = photons.take(np.arange(n))
+            self._look_at_residuals(few, rotation[:n], fluence[:n])
+            self._refine_anew(likelihood, few, rotation[:n], self.covariance(few, rotation[:n], fisher[:n]))
+
+    def _look_at_residuals(self, few: SparsePhotons, rotation: F32, fluence: F64) -> None:
+        n = len(few)
         length = int(self.patch.max()) + 1
         score, fisher = np.zeros((n, length, 3)), np.zeros((n, length, 3, 3))
         patch_scores(
-            np.ascontiguousarray(rotation[:n], np.float32), few.dense(self.n_pixels), fluence[:n], self.pixels.q,
+            np.ascontiguousarray(rotation, np.float32), few.dense(self.n_pixels), fluence, self.pixels.q,
             self.brightness, self.patch, self.log_grid, self.pixels.edge, score, fisher,
         )  # fmt: skip
         gradient_products(
-            np.ascontiguousarray(rotation[:n], np.float32), few.start[:-1], few.stops(self.n_pixels), self.pixels.q,
+            np.ascontiguousarray(rotation, np.float32), few.start[:-1], few.stops(self.n_pixels), self.pixels.q,
             few.pixel, few.count, self.log_grid, *self.halves, self.pixels.edge, self._slopes,
         )  # fmt: skip
         self.believed = self._belief()
@@ -116,6 +148,16 @@ class PoseUncertainty:
         self._found += float(np.einsum("nbi,nij,nbj->", score, inverse, score))
         self._expected += float(np.einsum("nbij,nji->", free, inverse))
         self._tested += n
+
+    def _refine_anew(self, likelihood: PoseLikelihood, few: SparsePhotons, rotation: F32, covariance: F64) -> None:
+        """Climb again from where the pose might as well have been; note how far from it that ends, and how likely."""
+        aside = np.linalg.cholesky(covariance) @ self._rng.normal(size=(len(few), 3, 1))
+        start = np.stack([rotation, exp_map(aside[:, :, 0]) @ rotation], 1)
+        end, _, value = likelihood.refine(few, np.ascontiguousarray(start, np.float32))
+        apart = np.minimum(geodesic_angle(end[:, 1], rotation), geodesic_angle(end[:, 1] @ RZ_PI, rotation))
+        near = apart < NEAR
+        there = expit(value[:, 1] - value[:, 0])
+        self._near, self._apart = self._near + int(near.sum()), self._apart + float(there[near] @ apart[near] ** 2)
 
     def _belief(self) -> F32:
         """(U,) a for each pixel."""
@@ -133,7 +175,8 @@ class PoseUncertainty:
             photons.pixel, photons.count, self.believed, self.log_grid, self.pixels.edge, slope,
         )  # fmt: skip
         inverse = np.linalg.inv(slope + PRIOR * np.eye(3))
-        return np.asarray(inverse @ (self.misfit * fisher + PRIOR * np.eye(3)) @ inverse)
+        scatter = inverse @ (self.misfit * fisher + PRIOR * np.eye(3)) @ inverse
+        return np.asarray(scatter + self.roughness * np.eye(3))
 
     def radius_deg(self, photons: SparsePhotons, rotation: F32, fisher: F64, confidence: F64) -> F64:
         """(N,) geodesic radius in degrees about each pose that holds the truth with probability 0.68, modulo Rz(π).
@@ -160,8 +203,7 @@ def measure_uncertainty(
     pixels, brightness, radius, speckle
         As in `PoseUncertainty`.
     """
-    # each half on its own: blurred more than the field is where photons are few, which errs on the side of caution
-    one, other = (field.estimate(p, e) for p, e in zip(photons, exposure, strict=True))
+    one, other = half_ratios(field, photons, exposure)
     seen = np.minimum(*(friedel_sum(e) for e in exposure)) > FEWEST_PHOTONS
     common = common_contrast((one, other), seen, field.edge)
     logs = [np.log(np.maximum(half, DARKEST)) for half in (one, other)]
