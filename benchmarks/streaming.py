@@ -45,7 +45,7 @@ PHOTONS = 500
 FLOOD = 10
 PORT = 45871
 PER_FILE = 20_000
-WARM_UP_S = 120.0
+WARM_UP_S = 180.0
 """The reservoir fills, and the allocator finds its size."""
 
 
@@ -67,10 +67,11 @@ class Run:
     early: dict[str, float] = field(default_factory=dict)
 
     @property
-    def warm_rss_mb(self) -> tuple[float, float]:
-        """Least and largest memory after the warm-up."""
+    def warm_rss(self) -> str:
+        """Median memory after the warm-up, and how far it went below and above."""
         warm = [mb for second, mb in self.rss_mb if second > WARM_UP_S] or [mb for _, mb in self.rss_mb]
-        return min(warm, default=0.0), max(warm, default=0.0)
+        median = float(np.median(warm))
+        return f"{median:.0f} {min(warm) / median - 1:+.1%} {max(warm) / median - 1:+.1%}"
 
 
 def write_swmr(source: Path, out: Path, rate: float) -> None:
@@ -112,7 +113,7 @@ def fill(data: Path, out: Path, n: int) -> None:
 
 
 def watched(
-    command: list[str], every_s: float = 2.0, limit_s: float | None = None, look: Callable[[], None] = lambda: None
+    command: list[str], every_s: float = 1.0, limit_s: float | None = None, look: Callable[[], None] = lambda: None
 ) -> tuple[list[tuple[float, float]], float]:
     """Run a command to its end, or interrupt it after `limit_s`; its memory (s, MB) while it runs, its CPU seconds."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -241,13 +242,14 @@ CASES = {"swmr": swmr, "flood": flood, "folder": in_folder, "offline": offline}
 
 def table(runs: list[Run]) -> Table:
     out = Table("case", "received = dropped + not hit + junk + used", "median ° (last 10,000)", "latency s, median/max",
-                "RSS MB after 2 min", "CC with truth at 16, 22, 28", "CPU s", "wall s", "verdict")  # fmt: skip
+                "RSS MB after 3 min: median, least, most", "CC with truth at 16, 22, 28", "CPU s", "wall s",
+                "verdict")  # fmt: skip
     for run in runs:
         c = run.counters
         out.add_row(
             run.case, f"{c['received']} = {c['dropped']} + {c['not_hit']} + {c['junk']} + {c['used']}",
             f"{run.median_deg:.2f}", f"{run.latency_s:.1f} / {run.latency_max_s:.1f}",
-            "{:.0f}–{:.0f}".format(*run.warm_rss_mb),
+            run.warm_rss,
             " ".join(f"{run.shell_cc[r]:.3f}" for r in (16, 22, 28) if r in run.shell_cc),
             f"{run.cpu_s:.0f}", f"{run.wall_s:.0f}", run.verdict,
         )  # fmt: skip

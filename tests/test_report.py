@@ -321,7 +321,7 @@ def test_where_views_are_missing_the_map_is_tinted():
     rotation = rotation[np.abs(rotation[:, 2, 2]) < 0.8]  # nothing seen along ±z
     ones = np.ones(len(rotation), np.float32)
     poses = Poses(np.arange(len(rotation)), matrix_to_quaternion(rotation).astype(np.float32), ones, ones, ones)
-    coverage = ViewDensity(rotation[..., 2]).coverage()
+    coverage = ViewDensity([rotation[..., 2]]).coverage()
     for tint in re.findall(r"<image[^>]*base64,([^\"]+)", pose_map(poses, coverage).svg):
         image = np.array(Image.open(io.BytesIO(base64.b64decode(tint)))).astype(float)
         n = len(image)
@@ -353,7 +353,7 @@ def test_errors_views_and_forecast_appear_where_a_run_has_them(tmp_path):
         np.array([1.0, 2, 5, 10]), np.array([600, 1200, 3000, 6000]), q, q - 0.002, q + 0.002, 0.05,
         np.zeros(4, bool), "now 40 Å; forecast for more frames: 2× 33.3 Å",
     )  # fmt: skip
-    coverage = replace(ViewDensity(np.eye(3)).coverage(), sentence="few views along some directions")
+    coverage = replace(ViewDensity([np.eye(3)]).coverage(), sentence="few views along some directions")
     tenth = replace(snapshot.intensity, data=snapshot.intensity.data / 10)
     trust = Trust(tenth, (snapshot.intensity, snapshot.intensity), coverage, forecast)
     page = report(tmp_path / "done", replace(snapshot, trust=trust))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import mrcfile
 import numpy as np
 import pytest
 
-from napari_xrai.core.frames import Volume
+from napari_xrai.core.frames import Poses, Volume
 from napari_xrai.io.source import InputError
 from napari_xrai.run import RunFolder, read_run
 from napari_xrai.run_lock import only_writer
@@ -226,6 +227,30 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(folder, sna
         actions[write](2)
     assert "\n" not in str(caught.value)
     assert {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()} == before
+
+
+def test_wherever_the_disk_fills_up_the_last_result_stays(folder, snapshot):
+    result = folder.path / "reconstruction.h5"
+    folder.write_result(snapshot, "toy.emc", poses=True)
+    before = result.read_bytes()
+    for limit in range(0, len(before), 499):
+        with files_no_larger_than(limit), pytest.raises(InputError, match=r"reconstruction\.h5 cannot be written"):
+            folder.write_result(snapshot, "toy.emc", poses=True)
+    assert [p.name for p in folder.path.iterdir() if p.name.startswith(("recon", "."))] == ["reconstruction.h5"]
+    assert result.read_bytes() == before
+
+
+@pytest.mark.parametrize("poses", [True, False], ids=["new poses", "poses carried over"])
+def test_writing_the_poses_of_a_long_run_takes_little_memory(folder, snapshot, poses):
+    n = 200_000
+    long = {name: np.resize(column, (n, *column.shape[1:])) for name, column in vars(snapshot.poses).items()}
+    snapshot = replace(snapshot, poses=Poses(**long))
+    folder.write_result(snapshot, "toy.emc", poses=True)
+    tracemalloc.start()
+    folder.write_result(snapshot, "toy.emc", poses=poses)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < sum(column.nbytes for column in long.values()) / 4
 
 
 def test_a_foreign_hdf5_file_is_no_result(tmp_path):

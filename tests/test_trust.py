@@ -23,7 +23,7 @@ def snapshot():
     error, one, other = (replace(now.intensity, data=rng.random((9, 9, 9)).astype(np.float32)) for _ in range(3))
     curve = ShellCurve(np.arange(6) * 0.01, np.array([1.0, 0.9, 0.8, 0.6, 0.3, 0.1]), np.full(6, 500))
     trust = Trust(
-        error, (one, other), ViewDensity(random_rotations(200, rng)[:, :, 2]).coverage(),
+        error, (one, other), ViewDensity([random_rotations(200, rng)[:, :, 2]]).coverage(),
         forecast(curve, 200, "1/angstrom", 0.05),
     )  # fmt: skip
     density, local = (Volume(rng.random((9, 9, 9)).astype(np.float32), 5.5, "angstrom") for _ in "01")

@@ -211,7 +211,7 @@ def _pose_cloud(snapshot: Snapshot) -> PoseCloud:
     # twist about the beam: the rotation is a swing of ẑ followed by a turn of 2·atan2(z, w)
     turn = (np.arctan2(z, w) / np.pi) % 1.0
     confidence = np.nan_to_num(poses.confidence[rows]).clip(0, 1)
-    coverage = ViewDensity(direction).coverage()
+    coverage = ViewDensity([direction]).coverage()
     views = coverage.along(direction) if len(direction) else np.zeros(0)
     return PoseCloud(
         direction, turn.astype(np.float32), confidence.astype(np.float32), views.astype(np.float32), total,

@@ -96,7 +96,7 @@ def page(saved: SavedRun, made: datetime) -> str:
     density, density_words = _density(now)
     coverage = None
     if len(now.poses.frame):
-        coverage = now.trust.coverage if now.trust else ViewDensity(beam_directions(now.poses)).coverage()
+        coverage = now.trust.coverage if now.trust else ViewDensity([beam_directions(now.poses)]).coverage()
     sections = intensity_sections(now, resolution_q(now))
     return environment.get_template(PAGE).render(
         style=Markup(loader.get_source(environment, "report.css")[0]),

@@ -30,6 +30,7 @@ from pydantic import ValidationError
 
 from .core.frames import Phasing, Snapshot, Volume
 from .io.atomic import replacing, unwritable
+from .io.hdf5_file import new_hdf5
 from .io.mrc import write_mrc
 from .io.source import InputError
 from .run_result import FORMAT_VERSION, RESULT, put_density, put_poses, put_snapshot, read_result
@@ -141,15 +142,11 @@ class RunFolder:
         """Replace reconstruction.h5. Without `poses` the ones already in the file are carried over.
 
         With `identity` (see `BatchedSource.identity`) each pose says which file and frame it is of.
-
-        The file is put together in memory: HDF5 does not survive a full disk, a plain write does.
         """
-        image = io.BytesIO()
-        with h5py.File(image, "w") as file:
+        with new_hdf5(self.path / RESULT) as file:
             put_snapshot(file, snapshot, source)
             if poses or not self._carry_poses(file):
                 put_poses(file, snapshot.poses, identity or {}, source)
-        _write_file(self.path / RESULT, image.getbuffer())
 
     def write_maps(self, snapshot: Snapshot) -> None:
         """Write intensity.mrc and, once phased, density.mrc."""
@@ -264,8 +261,7 @@ def write_phasing(run: SavedRun, density: Volume | None, phasing: Phasing) -> No
         If the run was written meanwhile, or cannot be written.
     """
     path = run.path / RESULT if run.path.is_dir() else run.path
-    image = io.BytesIO()
-    with _opened(path) as old, h5py.File(image, "w") as file:
+    with _opened(path) as old, new_hdf5(path) as file:
         if run.snapshot is None or not np.array_equal(old["intensity/volume"][()], run.snapshot.intensity.data):
             raise InputError(f"{path} was written while it was phased: stop the run that writes it, and phase it then")
         file.attrs.update(old.attrs)
@@ -277,7 +273,6 @@ def write_phasing(run: SavedRun, density: Volume | None, phasing: Phasing) -> No
             if name != "phasing":
                 old.copy(f"resolution/{name}", curves)
         put_density(file, density, phasing)
-    _write_file(path, image.getbuffer())
     write_density(density, beside_result(run.path, "density.mrc"))
 
 
@@ -335,7 +330,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
         raise InputError(f"{path} cannot be read: give the run folder again") from error
 
 
-def _write_file(path: Path, content: bytes | memoryview) -> None:
+def _write_file(path: Path, content: bytes) -> None:
     with replacing(path) as part:
         part.write_bytes(content)
 

@@ -67,7 +67,7 @@ def put_density(file: h5py.File, density: Volume | None, phasing: Phasing | None
 def put_poses(file: h5py.File, poses: Poses, identity: Mapping[str, NDArray[Any]], source: str) -> None:
     """Put in the poses, and which file and frame each is of: see `BatchedSource.identity`."""
     for name, column in vars(poses).items():
-        file[f"poses/{name}"] = column.astype({"frame": np.int64, "modes": np.uint8}.get(name, np.float32))
+        file[f"poses/{name}"] = np.asarray(column, {"frame": np.int64, "modes": np.uint8}.get(name, np.float32))
     for name, column in identity.items():
         if name == "frame":  # where it was before a selection
             file["poses/frame"][:] = column

@@ -1,11 +1,14 @@
 """What is known of every frame: little, and enough."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from napari_xrai.core.frame_table import FrameTable
 from napari_xrai.core.frames import DROPPED, NOT_HIT, USED, Counters
 from napari_xrai.core.rotations import random_rotations
+from napari_xrai.core.symmetry import point_group
 
 
 def filled(n, capacity=0):
@@ -97,3 +100,23 @@ def test_poses_handed_out_are_not_changed_afterwards():
     np.testing.assert_array_equal(poses.quaternion, before)
     with pytest.raises(AssertionError):
         np.testing.assert_array_equal(table.poses(None).quaternion, before)
+
+
+def test_directions_are_those_of_all_poses_and_of_their_equals():
+    table, rotation = filled(2500)
+    direction, turn = rotation[..., 2], np.diag([-1.0, -1.0, 1.0])
+    np.testing.assert_allclose(np.concatenate(list(table.directions(np.eye(3)[None]))), direction, atol=1e-6)
+    found = np.concatenate(list(table.directions(np.stack([np.eye(3), turn]))))
+    expected = np.concatenate([direction, direction @ turn])
+    np.testing.assert_allclose(np.sort(found, 0), np.sort(expected, 0), atol=1e-6)
+
+
+def test_going_through_all_directions_takes_less_room_than_the_table():
+    table, _ = filled(100_000)
+    group = point_group("O")
+    tracemalloc.start()
+    for _ in table.directions(group):
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < size(table)

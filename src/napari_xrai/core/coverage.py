@@ -11,6 +11,7 @@ towards favoured directions, which distorts it. Which of the two, views alone do
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,16 +74,18 @@ class ViewDensity:
 
     Parameters
     ----------
-    direction : (N, 3)
-        Unit vectors: third columns of the poses.
+    directions : iterable of (N, 3)
+        Unit vectors, third columns of the poses, in parts of any size: all of a long stream's need not be in memory.
     """
 
-    def __init__(self, direction: NDArray[np.floating]) -> None:
-        self.frames = len(direction)
+    def __init__(self, directions: Iterable[NDArray[np.floating]]) -> None:
         self.node = fibonacci_directions(NODES)
-        upper = direction * np.where(direction[:, 2:] < 0, -1.0, 1.0)  # d and −d are one view
-        _, nearest = cKDTree(self.node).query(upper)
-        views = np.bincount(nearest, minlength=NODES) / max(self.frames, 1)
+        tree, count = cKDTree(self.node), np.zeros(NODES, np.int64)
+        for direction in directions:
+            upper = direction * np.where(direction[:, 2:] < 0, -1.0, 1.0)  # d and −d are one view
+            count += np.bincount(tree.query(upper)[1], minlength=NODES)
+        self.frames = int(count.sum())
+        views = count / max(self.frames, 1)
         self.views: F64 = views
         cosine = self.node @ self.node.T
         self.power = np.array([self.frames * views @ _legendre(degree, cosine) @ views for degree in DEGREES])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ from numpy.typing import NDArray
 
 from .frames import JUNK, NOT_HIT, STATUS_NAMES, USED, Counters, Poses
 from .rotations import matrix_to_quaternion, quaternion_to_matrix
+from .workers import chunks
 
 UNSEEN = 255
+FRAMES_AT_A_TIME = 1000
 
 _COLUMNS: dict[str, tuple[tuple[int, ...], type, float]] = {
     "position": ((), np.int64, 0),
@@ -120,12 +123,14 @@ class FrameTable:
         """Store the 68 % radius of the poses of the frames at `index`."""
         self._column["radius68"][self._find(index)[0]] = radius_deg
 
-    def directions(self, group: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(M, 3) viewing directions, in the particle's frame, of all frames that have a pose, and those that the
-        particle's point group (n, 3, 3) makes equal.
+    def directions(self, group: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
+        """Viewing directions (M, 3), in the particle's frame, of all frames that have a pose, and those that the
+        particle's point group (n, 3, 3) makes equal; part by part, for they take more room than the table.
         """
-        direction = quaternion_to_matrix(self.column["quaternion"])[..., 2]
-        return np.asarray(np.einsum("gij,nj->gni", group, direction).reshape(-1, 3))
+        quaternion = self.column["quaternion"]
+        for part in chunks(len(quaternion), FRAMES_AT_A_TIME):
+            direction = quaternion_to_matrix(quaternion[part])[..., 2]
+            yield np.einsum("gij,nj->gni", group, direction).reshape(-1, 3)
 
     def adopt(self, received: FrameTable) -> None:
         """Take the fates of frames that `received` knows."""

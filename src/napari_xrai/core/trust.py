@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,8 +42,8 @@ class Trust:
 
 
 def assess(
-    field: IntensityField, photons: list[F32], exposure: list[F32], curve: ShellCurve, views: F64, frames: int,
-    contrast: Contrast, pixels: Pixels,
+    field: IntensityField, photons: list[F32], exposure: list[F32], curve: ShellCurve, views: Iterable[F64],
+    frames: int, contrast: Contrast, pixels: Pixels,
 ) -> Trust:  # fmt: skip
     """Say what is known of a field.
 
@@ -53,8 +54,8 @@ def assess(
         The half-sets behind it.
     curve : ShellCurve
         Their correlation.
-    views : (M, 3) float64
-        Viewing directions of the frames used.
+    views : iterable of (M, 3) float64
+        Viewing directions of the frames used, in parts.
     frames : int
         How many they are.
     contrast : Contrast

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ import numpy as np
 
 from ..core.frames import Volume
 from ..core.simulate import Truth
-from .atomic import replacing
 from .batched import open_hdf5
 from .dragonfly_output import is_output, read_output
+from .hdf5_file import new_hdf5
 from .source import InputError
 
 
@@ -30,9 +29,7 @@ def write_truth(path: Path, truth: Truth) -> None:
     InputError
         If it cannot be written.
     """
-    # built in memory: a write that fails inside HDF5, on a full disk, brings the process down
-    image = io.BytesIO()
-    with h5py.File(image, "w") as file:
+    with new_hdf5(path) as file:
         file["rot_lab_to_volume"] = truth.rotation.astype(np.float32)
         file["rot_lab_to_volume"].attrs["meaning"] = "x_volume = M @ q_lab"
         intensity = _put_volume(file, "intensity", truth.intensity)
@@ -47,8 +44,6 @@ def write_truth(path: Path, truth: Truth) -> None:
         if truth.point_group is not None:
             file["point_group_ops"] = truth.point_group
         file.attrs["beam"] = "+z, y up, right-handed; q = (r - z)/wavelength, no 2 pi; q_z <= 0"
-    with replacing(path) as part:
-        part.write_bytes(image.getbuffer())
 
 
 def _put_volume(file: h5py.File, name: str, volume: Volume) -> h5py.Dataset:
