@@ -124,6 +124,24 @@ def test_noise_without_a_particle_is_never_called_agreed():
         assert "no two of 4 starts agree" in result.reason
 
 
+def test_starts_that_agree_on_noise_are_not_kept():
+    noise = np.random.default_rng(0).exponential(size=(33, 33, 33)).astype(np.float32)
+    weight = (shell_index(33) <= 14).astype(np.float32)
+    result = phase(
+        Volume(noise * weight, 0.003, "1/angstrom"), Volume(weight, 0.003, "1/angstrom"), starts=6, diameter=110
+    )
+    assert result.verdict == "failed"
+    assert "no two of 6 starts agree" in result.reason
+
+
+def test_a_sphere_whose_intensity_has_no_speckles_is_phased(truth):
+    radius = np.linalg.norm(np.indices((N, N, N)) - N // 2, axis=0) * truth.voxel_size
+    sphere = Volume((radius < 60).astype(np.float32), truth.voxel_size, truth.units)
+    result = phase(*diffract(sphere), starts=4, seed=0)
+    assert result.verdict == "agreed", result.reason
+    assert fsc_to(sphere, result.density)[1:10].min() > 0.8
+
+
 def test_a_large_hole_is_said(truth):
     result = phase(*diffract(truth, hole=10), starts=2, seed=0)
     assert result.verdict != "agreed"

@@ -40,9 +40,9 @@ SMALL_BACKGROUND = 0.2
 """Mean share of a shell's intensity. A background below it helps to find the phases, but what it holds in the end is
 noise and the weakest speckles: it is let go before error reduction."""
 
-UNEXPLAINED = 0.5
+UNEXPLAINED, SMALL_ERROR = 0.5, 0.1
 """Of the error that a density without any speckle would have. Starts above it may well agree, on a point or a blob, but
-not on what was measured."""
+not on what was measured. An error below the second is small, for a round particle has no speckles to explain."""
 
 TRIED, BETTER_FIT = 3, 0.5
 """First starts with a background, and as many without. It rescues blurred intensities and misleads where the faint
@@ -183,7 +183,7 @@ def _run_all(
         return start
 
     tried = min(TRIED, len(seeds) // 3) if recipe.background else 0
-    if tried < 2:  # too few to agree
+    if not tried:
         runs = in_threads(run, [(seed, recipe) for seed in seeds], threads)
         return runs, _least_error(runs)
     ways = [replace(recipe, background=True)] * tried + [replace(recipe, background=False)] * tried
@@ -201,20 +201,20 @@ def _least_error(runs: Sequence[_Start]) -> int:
 
 
 def _mean_agreement(runs: Sequence[_Start], m: Measurement) -> float:
-    """Mean FSC of two starts; 0 for one that does not fit."""
+    """Mean FSC of two starts; 0 for one that does not fit, NaN for a single one."""
     limit = _largest_error(m)
     pairs = [
         _laid_over(a.transform, b.transform, m)[1] if max(a.error, b.error) <= limit else 0.0
         for a, b in combinations(runs, 2)
     ]
-    return float(np.mean(pairs))
+    return float(np.mean(pairs)) if pairs else float("nan")
 
 
 def _largest_error(m: Measurement) -> float:
     """Error above which a start explains nothing: a part of what is left where each shell's amplitude is its mean."""
     mean = torch.bincount(m.shell.view(-1), m.amplitude.view(-1)) / m.per_shell
     left = (m.amplitude - mean.float()[m.shell]) * m.known
-    return UNEXPLAINED * float((left.square().sum() / m.amplitude.square().sum()).sqrt())
+    return max(SMALL_ERROR, UNEXPLAINED * float((left.square().sum() / m.amplitude.square().sum()).sqrt()))
 
 
 def _laid_over(transform: Tensor, reference: Tensor, m: Measurement) -> tuple[Tensor, float]:
