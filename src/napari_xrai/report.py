@@ -290,6 +290,8 @@ def _forecast(now: Snapshot) -> Figure:
     title = "What more frames would bring"
     if now.trust is None or not now.progress.fraction >= 1:  # a radius that still grows would pass for the limit
         return Figure(title, None, "No forecast: it is made at the end of a run, from how far the half-sets agree.")
+    if now.verdict == "failed":
+        return Figure(title, None, "No forecast: the run failed, and more frames alone would not mend that.")
     coming, calibrated = now.trust.forecast, now.intensity.units == "1/angstrom"
     lines = [
         Series(label, coming.frames, 1 / q if calibrated else q)

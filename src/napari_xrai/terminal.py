@@ -101,7 +101,8 @@ def _live_words(snapshot: Snapshot) -> list[str]:
 def closing_words(snapshot: Snapshot, out: Path) -> str:
     """What came of a reconstruction, and where it is."""
     counters = snapshot.counters
-    resolution = f"{snapshot.resolution_A:.1f} Å, " if snapshot.resolution_A else ""
+    believed = snapshot.resolution_A is not None and snapshot.verdict != "failed"
+    resolution = f"{snapshot.resolution_A:.1f} Å, " if believed else ""
     phasing = f"density {snapshot.phasing.verdict}: {snapshot.phasing.reason}\n" if snapshot.phasing else ""
     trust = snapshot.trust if snapshot.verdict != "failed" else None
     outlook = f"{trust.forecast.sentence}\n{trust.coverage.sentence}\n" if trust is not None else ""

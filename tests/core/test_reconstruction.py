@@ -1,6 +1,7 @@
 """From noise to the particle: that it gets there, that it can be watched, stopped, continued and repeated."""
 
 import weakref
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -138,6 +139,18 @@ def test_a_run_goes_on_from_its_state_as_well(case, whole):
     assert snapshot.verdict == "converged"
     assert case.error(snapshot) == pytest.approx(case.error(whole[0].snapshot(all_poses=True)), abs=0.3)
     assert len(snapshot.history["log_likelihood"]) == len(whole[0].snapshot().history["log_likelihood"])
+
+
+def test_a_finished_run_taken_up_again_keeps_what_it_is_worth(case, whole):
+    engine = Reconstruction(case.detector, ReconstructionSettings(seed=1), N)
+    engine.restore(*deepcopy(whole[0].state()))
+    phases = {step.phase for step in engine.run(case.batches)}
+    assert not any(p.startswith(("start", "pass")) for p in phases)
+    before, after = (run.snapshot(all_poses=True) for run in (whole[0], engine))
+    np.testing.assert_allclose(after.shells["half_cc"], before.shells["half_cc"], atol=1e-6)
+    assert after.verdict == before.verdict
+    assert after.trust.forecast.sentence == before.trust.forecast.sentence
+    np.testing.assert_allclose(after.trust.standard_error.data, before.trust.standard_error.data, rtol=1e-4)
 
 
 def test_equal_seeds_give_equal_results_on_one_thread_or_two(case, one_start):

@@ -454,8 +454,3 @@ class OnlineReconstruction(Reconstruction):
                 **{n.removeprefix("first_"): a for n, a in arrays.items() if n.startswith("first_")}
             )
             self.past = [grid.copy() for grid in self.carried[0]], [grid.copy() for grid in self.carried[1]]
-
-    def _take_up(self, arrays: dict[str, NDArray[Any]]) -> None:
-        self.field = self._new_field(self.settings.field, np.random.default_rng(0))
-        self.field.restore(arrays)
-        self.restored = None

@@ -138,9 +138,7 @@ class Reconstruction:
             yield from self._begin(reservoir)
             self.begun = True
         elif self.restored is not None:
-            self.field = self._new_field(self.settings.field, np.random.default_rng(0))
-            self.field.restore(self.restored)
-            self.restored = None
+            self._take_up(self.restored)
         n_frames, size = len(reservoir) if whole else self.n_frames, self.backend.batch_size
         while (total := self._passes(n_frames)) > self.passes_done:
             stream = reservoir.batches(size) if whole else map(self._receive, batches(size, 0))
@@ -482,6 +480,14 @@ class Reconstruction:
         self.table = FrameTable.of(arrays["status"], column)
         self.drift.coefficient[:] = arrays.get("drift", 0)  # older checkpoints have none
         self.restored = arrays
+
+    def _take_up(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Go on from restored arrays, once the data have said what the field is to be like."""
+        assert self.carried is not None
+        self.field = self._new_field(self.settings.field, np.random.default_rng(0))
+        self.field.restore(arrays)
+        self._compare_halves(*self.carried)  # there may be no update to come
+        self.restored = None
 
 
 HISTORY = ("frames_seen", "log_likelihood", "resolution_q")

@@ -347,7 +347,8 @@ class ReconstructPanel(Face):
             self.say(f"{job.path} has no result yet: it appears here with the run's first report.")
         elif self._last is not None:
             written = f"Read-only view, last written {words.ago_words(time.time() - job.written)}."
-            self.say(words.sentences(words.verdict_words(self._last.snapshot), written))
+            snapshot = self._last.snapshot
+            self.say(words.sentences(words.verdict_words(snapshot), words.density_words(snapshot), written))
         if job.progress is not None:
             done = job.progress.phase == "done"
             self.show_progress(None if done else job.progress.fraction, "" if done else job.progress.phase)

@@ -46,7 +46,7 @@ def ago_words(seconds: float) -> str:
 def verdict_words(snapshot: Snapshot) -> str:
     """One look at the result, and why: ``"Improving at 12.3 Å: the half-sets agree better with every pass."``."""
     head = VERDICTS[snapshot.verdict]
-    if snapshot.resolution_A is not None:
+    if snapshot.resolution_A is not None and snapshot.verdict != "failed":
         head += f" at {snapshot.resolution_A:.3g} Å"
     return f"{head}: {snapshot.reason}" if snapshot.reason else head
 
