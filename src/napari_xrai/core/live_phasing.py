@@ -26,11 +26,11 @@ from .phase_retrieval import (
     residual,
     resize,
 )
-from .phasing import centring, one_torch_thread, start_seeds
+from .phasing import centring, one_torch_thread, start_seeds, without_small
 
 LIVE = Recipe(stages=(SEARCH,))
 SHOWN = Recipe(stages=(POLISH,), shrink_every=0)
-SHOWN_STEPS = 8
+SHOWN_STEPS = 6
 """Of error reduction: with 3, noisy early intensities look further from a cold start's average than need be."""
 UNSETTLED_UPDATES = 4
 """By the difference map after new shells came in: RAAR would keep to what it had."""
@@ -153,7 +153,7 @@ class LivePhasing:
 
 def _settled(state: Iterate, m: Measurement) -> tuple[Tensor, float]:
     """Transform of the density a raw iterate stands for, and its amplitude error; the iterate stays as it is."""
-    copy = Iterate(state.x, state.support, state.background, state.age)
+    copy = Iterate(state.x, state.support, without_small(state.background, m), state.age)
     iterate(copy, m, SHOWN, POLISH, SHOWN_STEPS)
     transform = torch.fft.rfftn(copy.x)
     return transform, residual(transform, m, copy.background)

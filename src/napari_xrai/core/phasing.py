@@ -233,9 +233,8 @@ def _run_start(m: Measurement, first: Tensor, recipe: Recipe, seed: int) -> _Sta
     torch.set_num_threads(1)
     state = random_start(m, first, recipe, seed)
     for stage in recipe.stages:
-        share = _background_share(state.background, m).value[: m.edge + 1]
-        if stage.method == "er" and np.nanmean(share) < SMALL_BACKGROUND:
-            state.background = None
+        if stage.method == "er":
+            state.background = without_small(state.background, m)
         iterate(state, m, recipe, stage)
     transform = torch.fft.rfftn(state.x)
     return _Start(transform, residual(transform, m, state.background), state.support, state.background)
@@ -318,6 +317,12 @@ def _transfer(aligned: Sequence[Tensor], m: Measurement, dq: float) -> ShellCurv
 def _voxels(m: Measurement, n_shells: int) -> NDArray[np.int64]:
     count = torch.bincount(m.shell.view(-1), m.known.view(-1)).numpy()[:n_shells]
     return np.asarray(count, np.int64)
+
+
+def without_small(background: Tensor | None, m: Measurement) -> Tensor | None:
+    """The background, or none where it is smaller than `SMALL_BACKGROUND`."""
+    share = _background_share(background, m).value[: m.edge + 1]
+    return None if np.nanmean(share) < SMALL_BACKGROUND else background
 
 
 def _background_share(background: Tensor | None, m: Measurement) -> ShellCurve:
