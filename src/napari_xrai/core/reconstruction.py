@@ -101,7 +101,8 @@ class Reconstruction:
         self.group, self.rng = point_group(settings.symmetry), np.random.default_rng(settings.seed)
         self.orbit = Orbit(self.group, self.pixels.edge) if len(self.group) > 1 else None
         self.table = FrameTable(n_frames or 0)
-        self.proposals, self.facts = settings.proposals, dict[str, str]()
+        self.proposals = settings.proposals
+        self.facts: dict[str, str] = {}
         self.history: dict[str, list[float]] = {name: [] for name in HISTORY}
         self.field: IntensityField | None = None
         self.uncertainty: PoseUncertainty | None = None
