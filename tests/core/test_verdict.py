@@ -5,8 +5,8 @@ import pytest
 from napari_xrai.core.verdict import judge
 
 GOOD = {
-    "sampled": True, "used": 4000, "junk": 100, "starts": 5, "agreement": 0.95, "settled": 0.98, "contrast": 0.9,
-    "crowding": 0.1,
+    "sampled": True, "used": 4000, "junk": 100, "starts": 5, "agreement": 0.95, "settled": 0.98, "gaining": False,
+    "contrast": 0.9, "crowding": 0.1,
 }  # fmt: skip
 
 
@@ -24,6 +24,7 @@ def test_a_run_with_nothing_against_it_has_converged():
         ({"junk": 5000}, "failed", "fit no pose"),
         ({"used": 150}, "improving", "200 frames"),
         ({"settled": 0.5}, "improving", "more passes"),
+        ({"settled": 0.9, "gaining": True}, "improving", "more passes"),
     ],
 )
 def test_one_thing_against_it_is_enough_and_is_named(what, verdict, word):

@@ -42,6 +42,7 @@ from .reconstruction import (
 )
 from .reconstruction_settings import ReconstructionSettings
 from .reservoir import Block, Growing, Volumes, add_volumes, scale_volumes
+from .stopping import GAINING
 from .stream_watch import StreamWatch
 from .workers import chunks
 
@@ -72,7 +73,6 @@ BUSY_S = 0.5
 SHED_CANDIDATES = 6
 LATENCY_S = 10.0
 """Latency is told over the frames of the last so many seconds."""
-GAINING = 0.1
 MOST_ROUNDS = 8
 """Over the reservoir: once the stream has ended, and blocks seen again while it rests."""
 

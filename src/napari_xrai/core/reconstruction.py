@@ -33,6 +33,7 @@ from .search import PolarSearch
 from .sizing import measure_size
 from .speckle import measure_speckle
 from .starts import Starts
+from .stopping import another_pass_pays
 from .symmetry import Orbit, point_group
 from .torch_backend import backend_of
 from .trust import assess
@@ -60,10 +61,6 @@ LAST_UPDATES = 3
 """At full resolution, at least."""
 
 MOST_PASSES = 20
-GAINING, GAINING_SHARE = 0.1, 0.0006
-"""Log-likelihood per frame, and part of it where that is less: a pass that brings less is the last."""
-RUNAWAY = 1.5
-"""So is one that brings so much more than the pass before: poses then gather where noise is, and deepen it."""
 
 MARCHING_UPDATES, FRAMES_PER_UPDATE = 6, 4000
 FIRST_BETA = 0.5
@@ -150,9 +147,8 @@ class Reconstruction:
             before = self.history["log_likelihood"][-1]
             yield from self._pass(stream, n_frames or len(reservoir), self.proposals, start, span)
             self.passes_done += 1
-            gain, least = self.history["log_likelihood"][-1] - before, min(GAINING, GAINING_SHARE * abs(before))
-            self.gaining = bool(least < gain < RUNAWAY * max(self.gain, least))  # JSON knows no NumPy
-            self.gain = float(gain)
+            gain = float(self.history["log_likelihood"][-1] - before)  # JSON knows no NumPy
+            self.gaining, self.gain = another_pass_pays(gain, self.gain, before, self.settled), gain
         self.phase, self.fraction = "done", 1.0
         yield self.progress()
 
@@ -453,7 +449,7 @@ class Reconstruction:
         count = self.table.counters()
         return judge(
             sampled=self.speckle.sampled, used=count.used, junk=count.junk, starts=self.starts,
-            agreement=self.agreement, settled=self.settled, contrast=self.contrast_kept,
+            agreement=self.agreement, settled=self.settled, gaining=self.gaining, contrast=self.contrast_kept,
             crowding=0.0 if self.orbit is None else ViewDensity(self.table.directions(self.group)).crowding,
         )  # fmt: skip
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from .frames import Verdict
 from .starts import DISAGREEMENT
+from .stopping import AT_REST
 
 SETTLED = 0.75
-"""Part of the poses that stay within 10° from pass to pass once the particle is found."""
+"""Part of the poses that stay within 10° from pass to pass though a particle's equal views are not named."""
 
 FEW_FRAMES = 200
 """Below so many used frames nothing is called converged: whole regions of the volume rest on single frames."""
@@ -28,6 +29,7 @@ def judge(
     starts: int,
     agreement: float,
     settled: float,
+    gaining: bool,
     contrast: float,
     crowding: float,
 ) -> tuple[Verdict, str]:
@@ -45,6 +47,8 @@ def judge(
         Best correlation of two starts' intensities, after rotation.
     settled : float
         Part of the poses that stayed at the last pass.
+    gaining : bool
+        Another pass would pay.
     contrast : float
         Part of the speckles' amplitude that the intensity has.
     crowding : float
@@ -62,6 +66,6 @@ def judge(
         return "failed", f"{junk / (junk + used):.0%} of the frames fit no pose: look at them, and at the mask"
     if used < FEW_FRAMES:
         return "improving", f"fewer than {FEW_FRAMES} frames are too few to be sure: give it more"
-    if settled < SETTLED:
+    if settled < (AT_REST if gaining else SETTLED):
         return "improving", f"only {settled:.0%} of the poses stayed at the last pass: give it more passes"
     return "converged", f"independent starts agree to {agreement:.2f}, {settled:.0%} of the poses stay"

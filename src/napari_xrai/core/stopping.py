@@ -1,0 +1,34 @@
+"""When to stop: whether another pass over the same frames pays."""
+
+from __future__ import annotations
+
+GAINING, GAINING_SHARE = 0.1, 0.0006
+"""Log-likelihood per frame, and part of it where that is less: a pass that brings less is the last."""
+
+RUNAWAY = 1.5
+"""A pass that brings so much more than the one before it has found something: the particle, or its own noise."""
+
+AT_REST = 0.95
+"""Part of the poses that stay within 10° from pass to pass once nothing is left to be found."""
+
+
+def another_pass_pays(gain: float, last_gain: float, likelihood: float, settled: float) -> bool:
+    """Whether a pass that brought `gain` is to be followed by another.
+
+    Gains fall from pass to pass. They rise while frames change over to a likelier mode, more of them the better it is
+    told from its rival; then poses are on the move. Where poses had come to rest, gains rise when frames gather where
+    noise is, and deepen it: such a pass is the last.
+
+    Parameters
+    ----------
+    gain, last_gain : float
+        Mean log-likelihood per frame that the last pass brought, and the one before it.
+    likelihood : float
+        Mean log-likelihood per frame before the last pass.
+    settled : float
+        Part of the poses that stayed within 10° in the last pass.
+    """
+    least = min(GAINING, GAINING_SHARE * abs(likelihood))
+    if settled >= AT_REST and gain > RUNAWAY * max(last_gain, least):
+        return False
+    return gain > least
