@@ -29,10 +29,12 @@ from rich.console import Console
 from rich.table import Table
 
 from napari_xrai.core.coverage import ViewDensity
+from napari_xrai.core.detector import through_beam
 from napari_xrai.core.field import VoxelField, grid_radius
 from napari_xrai.core.frames import BAD, USED, Detector, Frames
 from napari_xrai.core.inference import infer_poses
 from napari_xrai.core.particle import Particle
+from napari_xrai.core.pixels import pixel_step
 from napari_xrai.core.reconstruction import Reconstruction
 from napari_xrai.core.reconstruction_settings import ReconstructionSettings
 from napari_xrai.core.resolution import sample, sphere_correlation
@@ -71,6 +73,8 @@ class Case:
         Photons scattered evenly over solid angle, in parts of the particle's.
     junk : float
         Part of the frames that hold two particles, another particle, or nothing but its background.
+    off_centre : float
+        Pixels that the geometry has the beam too far to the left, and half as many too high.
     hopeless : str
         Frames that tell no pose, never to be called converged. ``permuted``: the photons of each frame are dealt out
         anew among the pixels of the same |q|; ``dark``: photons of an even background only.
@@ -90,6 +94,7 @@ class Case:
     background: float = 0.0
     junk: float = 0.0
     hopeless: str = ""
+    off_centre: float = 0.0
 
 
 CASES = {
@@ -119,6 +124,8 @@ CASES = {
     "demo 150 photons": Case("demo", photons=150),
     "4bed curved": Case("4bed_asu.pdb.gz", curvature=0.3),
     "4bed cross": Case("4bed_asu.pdb.gz", mask="cross"),
+    "4bed off centre": Case("4bed_asu.pdb.gz", off_centre=2.5),
+    "demo off centre": Case("demo", off_centre=2.5),
     "4bed 128": Case("4bed_asu.pdb.gz", pixels=128, photons=1000),
     "klh1 permuted": Case("", frames=4000, photons=497, hopeless="permuted"),
     "4bed permuted": Case("4bed_asu.pdb.gz", hopeless="permuted"),
@@ -156,7 +163,12 @@ class Run:
 def load(case: Case, name: str, data: Path, seed: int) -> tuple[Detector, Frames, Truth]:
     """Read klh1, or simulate the case; the simulation's seed is the run's."""
     detector, frames, truth = load_with_poses(case, name, data, seed)
-    return detector, without_poses(frames, detector, case.hopeless, seed) if case.hopeless else frames, truth
+    if case.hopeless:
+        frames = without_poses(frames, detector, case.hopeless, seed)
+    if case.off_centre:
+        pixel = pixel_step(detector.q[detector.mask < BAD]) / detector.ewald_radius
+        detector = through_beam(detector, case.off_centre * pixel * np.array([1.0, 0.5]))
+    return detector, frames, truth
 
 
 def without_poses(frames: Frames, detector: Detector, how: str, seed: int) -> Frames:
@@ -274,7 +286,7 @@ def cross(n: int) -> np.ndarray:
 def floor_deg(detector: Detector, frames: Frames, truth: Truth, background: float, n: int = 500) -> float:
     """Median error of the likeliest poses given the true volume, searched for like any others."""
     engine = Reconstruction(detector, ReconstructionSettings(), n)
-    engine._measure(engine.pixels.sparse(frames.take(slice(0, 2000))))
+    engine._measure(engine._settle(engine.pixels.sparse(frames.take(slice(0, 2000)))))
     engine.field, engine.radius = true_field(engine, truth, background), engine.pixels.orient_radius
     likelihood, proposers = _finished(engine._prepare("search"))
     photons = engine.pixels.sparse(frames.take(slice(0, n)))
@@ -316,7 +328,8 @@ def reconstruct(name: str, method: str, seed: int, data: Path) -> Run:
     """One run, from noise."""
     case = CASES[name]
     detector, frames, truth = load(case, name, data, seed)
-    floor = floor_deg(detector, frames, truth, case.background)
+    as_taken = load_with_poses(case, name, data, seed)[0] if case.off_centre else detector
+    floor = floor_deg(as_taken, frames, truth, case.background)
     cpu, wall = time.process_time(), time.perf_counter()
     engine = Reconstruction(detector, replace(METHODS[method], seed=seed, symmetry=case.symmetry), len(frames))
     for _ in engine.run(lambda size, start: (frames.take(slice(a, a + size)) for a in range(start, len(frames), size))):

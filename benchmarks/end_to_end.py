@@ -262,7 +262,7 @@ def figures(
 def fresh(detector: Detector, frames: Frames, seed: int) -> Reconstruction:
     """An engine that has looked at its frames and done nothing else."""
     engine = Reconstruction(detector, ReconstructionSettings(seed=seed), len(frames))
-    engine._measure(engine.pixels.sparse(frames))
+    engine._measure(engine._settle(engine.pixels.sparse(frames)))
     return engine
 
 

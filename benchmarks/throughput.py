@@ -123,7 +123,8 @@ class Workload:
         detector, frames, truth = loaded
         self.engine = Reconstruction(detector, ReconstructionSettings(threads=threads), None)
         self.engine.backend, self.device = backend, backend.device
-        engine, whole = self.engine, self.engine.pixels.sparse(frames)
+        engine = self.engine
+        whole = engine._settle(engine.pixels.sparse(frames))
         engine._measure(whole)
         engine.field, engine.radius = true_field(engine, truth, 0.0), engine.pixels.orient_radius
         engine.begun, engine.band_radius = True, engine.radius

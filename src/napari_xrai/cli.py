@@ -184,6 +184,9 @@ def reconstruct(
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     field: Annotated[str | None, typer.Option(help="The 3D intensity's form.", metavar="auto|voxel|hash|siren")] = None,
     symmetry: Annotated[str | None, typer.Option(help="Point group, if known.", metavar="C1|C4|D5|T|O|I")] = None,
+    beam_centre: Annotated[
+        str | None, typer.Option(help="Where photons mirror, or as the geometry has it.", metavar="auto|given")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="settings.json of another run; options win over it.")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Go on with frames that are added to SOURCE.")] = False,
     idle_timeout: Annotated[
@@ -213,7 +216,7 @@ def reconstruct(
         },
         "engine": {
             "passes": passes, "max_frames": max_frames, "seed": seed, "device": device, "threads": threads,
-            "field": field, "symmetry": symmetry,
+            "field": field, "symmetry": symmetry, "beam_centre": beam_centre,
         },
         "stream": {
             "follow": follow or None, "address": next(iter(addresses), None), "idle_timeout_s": idle_timeout,

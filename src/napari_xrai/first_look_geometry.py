@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from .core.detector import through_beam
 from .core.frames import BAD, Detector
 from .first_look_layout import Layout
 
@@ -71,9 +72,6 @@ def _round_number(value: float) -> float:
 def with_centre(detector: Detector, layout: Layout, centre: tuple[float, float]) -> tuple[Detector, Layout]:
     """The same detector with the beam through another point of its picture.
 
-    Pixels move together in the plane across the beam, as if all were equally far: exact for a flat detector. Their
-    response follows as the solid angle of a pixel facing the sample's plane does, cos³ of its angle.
-
     Parameters
     ----------
     centre : (row, column)
@@ -86,18 +84,9 @@ def with_centre(detector: Detector, layout: Layout, centre: tuple[float, float])
     """
     if layout.centre is None:
         raise ValueError("without a geometry there is no beam centre to move")
-    direction = detector.q / detector.ewald_radius + [0.0, 0.0, 1.0]
     # to the left and up are +x and +y, rows and columns run the other way
     beam = (np.array(layout.centre) - centre)[::-1] * layout.pitch
-    across = direction[:, :2] / direction[:, 2:] - beam
-    squared = (across**2).sum(axis=1)
-    cosine = 1 / np.sqrt(1 + squared)
-    # cos − 1 loses digits near the beam
-    q = np.column_stack([across * cosine[:, None], -squared * cosine**2 / (1 + cosine)]) * detector.ewald_radius
-    response = detector.response * (cosine / direction[:, 2]) ** 3
-    good = detector.mask != BAD
-    response = response / response[good].mean() if good.any() else response
-    return replace(detector, q=q, response=response), replace(layout, centre=centre)
+    return through_beam(detector, beam), replace(layout, centre=centre)
 
 
 def radial_average(

@@ -450,6 +450,7 @@ def make_reconstruction(
         field=settings.field,
         symmetry=settings.symmetry,
         proposals=settings.proposals,
+        beam_centre=settings.beam_centre,
         threads=settings.threads or usable_cores(),
         device=settings.device,
     )

@@ -85,6 +85,9 @@ class EngineSettings(BaseModel):
     proposals: Literal["auto", "search", "encoder", "both"] = Field(
         default="auto", description="Who names candidate poses: the exact low-resolution search, the trained encoder"
     )
+    beam_centre: Literal["auto", "given"] = Field(
+        default="auto", description="The beam: moved to where photons mirror, or where the geometry has it"
+    )
     fluence: Literal["auto", "profiled", "fixed"] = Field(
         default="auto", description="Pulse energy on each particle: fitted per frame, or equal for all"
     )

@@ -9,11 +9,12 @@ import pytest
 from napari_xrai.core import bootstrap, online, reconstruction, starts
 from napari_xrai.core.arrivals import Arrivals
 from napari_xrai.core.blank_background import BlankBackground
+from napari_xrai.core.detector import through_beam
 from napari_xrai.core.field import grid_radius
 from napari_xrai.core.frames import BAD, HC_EV_A, USED, Frames
 from napari_xrai.core.online import OnlineReconstruction
 from napari_xrai.core.particle import builtin_particle
-from napari_xrai.core.pixels import pixels_of
+from napari_xrai.core.pixels import pixel_step, pixels_of
 from napari_xrai.core.reconstruction_settings import ReconstructionSettings
 from napari_xrai.core.rotations import align_poses, quaternion_to_matrix
 from napari_xrai.core.simulate import Preset, simulate
@@ -144,7 +145,32 @@ def test_another_mask_is_gone_on_with_and_one_that_leaves_nothing_costs_its_fram
     _, error = align_poses(quaternion_to_matrix(snapshot.poses.quaternion), data[1].rotation[snapshot.poses.frame])
     assert np.median(error[snapshot.poses.frame > 640]) < 12
     arrays, _ = engine.state()
-    assert len(arrays["first_index"]) and arrays["first_index"].min() >= 620
+    assert len(arrays["stored_index"]) and arrays["stored_index"].min() >= 620
+
+
+def test_a_moved_beam_stays_there_under_another_mask_and_after_a_break(data, small, one_start):
+    true = data[0]
+    given = through_beam(true, np.array([-2.0, 1.0]) / true.ewald_radius * pixel_step(true.q))
+    column = np.arange(true.n_pixels) % true.shape[1]
+    other = given.with_mask(np.where(column == 9, BAD, given.mask))
+
+    def beam_is_right(engine):
+        pixels = engine.pixels
+        where = true.q[pixels.on_detector, :2] / pixels.voxel_size
+        assert np.abs(np.median(pixels.q[:, :2] - where, axis=0)).max() < 0.25
+
+    engine = OnlineReconstruction(given, ReconstructionSettings(threads=1, passes=1), None)
+    for _ in engine.follow(ToyInlet(data[2].take(slice(0, 700)), detectors={500: other})):
+        if engine.table.length >= 650 and engine.first is not None:
+            break
+    beam_is_right(engine)
+    assert (engine.pixels.rank[column == 9] == -1).all() and "moved" in engine.facts["beam centre"]
+    arrays, rest = engine.state()
+    again = OnlineReconstruction(given, ReconstructionSettings(threads=1, passes=1), None)
+    again.restore({name: array.copy() for name, array in arrays.items()}, rest)
+    followed(data, ToyInlet(data[2], first=again.table.length), again)
+    beam_is_right(again)
+    assert again.beam == engine.beam
 
 
 def test_light_that_is_in_blanks_too_is_taken_off_the_intensity(data):

@@ -1,13 +1,16 @@
 """From noise to the particle: that it gets there, that it can be watched, stopped, continued and repeated."""
 
+import json
 import weakref
+from collections import deque
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from napari_xrai.core import bootstrap, reconstruction, starts
+from napari_xrai.core.detector import through_beam
 from napari_xrai.core.frames import HC_EV_A, JUNK, NOT_HIT, USED, Frames
 from napari_xrai.core.particle import builtin_particle
 from napari_xrai.core.reconstruction import Reconstruction
@@ -90,6 +93,22 @@ def test_from_noise_to_the_true_poses(case, whole):
     assert snapshot.resolution_A is not None and snapshot.resolution_A < 60
     assert 2.5 < engine.fluence_shape < 6
     assert set(snapshot.poses.frame) == set(range(N)) - set(EMPTY)
+
+
+def test_a_beam_two_pixels_off_is_put_right_and_one_that_must_stay_is_never_converged(case):
+    off = replace(case, detector=through_beam(case.detector, np.array([-2.0, 0.0]) * 1.8e-3 / 0.3))
+    engine, steps = off.run()
+    deque(steps, maxlen=0)
+    snapshot = engine.snapshot(all_poses=True)
+    assert case.error(snapshot) < 3.0 and snapshot.verdict == "converged"
+    assert "moved to where photons mirror" in snapshot.facts["beam centre"]
+    arrays, rest = engine.state()
+    again = Reconstruction(off.detector, engine.settings, N)
+    again.restore(arrays, json.loads(json.dumps(rest)))
+    assert again.beam == engine.beam
+    engine, steps = off.run(passes=1, beam_centre="given")
+    deque(steps, maxlen=0)
+    assert engine.snapshot().verdict == "failed" and "mirror" in engine.snapshot().reason
 
 
 def test_empty_frames_are_no_hits_and_the_counters_add_up(whole):

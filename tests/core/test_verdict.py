@@ -2,11 +2,11 @@
 
 import pytest
 
-from napari_xrai.core.verdict import judge
+from napari_xrai.core.verdict import judge, so_far
 
 GOOD = {
     "sampled": True, "used": 4000, "junk": 100, "starts": 5, "agreement": 0.95, "settled": 0.98, "gaining": False,
-    "contrast": 0.9, "crowding": 0.1,
+    "contrast": 0.9, "off_centre": 0.05, "crowding": 0.1,
 }  # fmt: skip
 
 
@@ -18,6 +18,7 @@ def test_a_run_with_nothing_against_it_has_converged():
     ("what", "verdict", "word"),
     [
         ({"sampled": False}, "failed", "speckles"),
+        ({"off_centre": 0.3}, "failed", "mirror"),
         ({"agreement": 0.6}, "failed", "different particles"),
         ({"contrast": 0.3}, "failed", "30%"),
         ({"crowding": 1.5}, "failed", "point group"),
@@ -30,3 +31,11 @@ def test_a_run_with_nothing_against_it_has_converged():
 def test_one_thing_against_it_is_enough_and_is_named(what, verdict, word):
     found, reason = judge(**{**GOOD, **what})
     assert found == verdict and word in reason
+
+
+def test_what_no_pass_will_mend_is_said_from_the_start():
+    assert "speckles" in so_far("start 1", 0.0, sampled=False, off_centre=0.0)
+    assert "mirror" in so_far("start 1", 0.0, sampled=True, off_centre=0.4)
+    assert so_far("pass 2 of 8", 0.5, sampled=True, off_centre=0.1).endswith(
+        "50% of the poses stayed within 10° at the last update"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -219,6 +219,28 @@ def square_detector(
     return detector_from_panels(
         panels, energy_eV=energy_eV, polarization=polarization, mask=beam_stop_mask(panels, stop_radius_px)
     )
+
+
+def through_beam(detector: Detector, beam: NDArray[np.float64]) -> Detector:
+    """The same pixels with the beam through another point of their plane.
+
+    Pixels move together in the plane across the beam, as if all were equally far: exact for a flat detector. Their
+    response follows as the solid angle of a pixel facing the sample's plane does, cos³ of its angle.
+
+    Parameters
+    ----------
+    beam : (2,) float
+        Where the beam goes now: x and y over the distance, from where the detector has it.
+    """
+    direction = detector.q / detector.ewald_radius + [0.0, 0.0, 1.0]
+    across = direction[:, :2] / direction[:, 2:] - beam
+    squared = (across**2).sum(axis=1)
+    cosine = 1 / np.sqrt(1 + squared)
+    # cos − 1 loses digits near the beam
+    q = np.column_stack([across * cosine[:, None], -squared * cosine**2 / (1 + cosine)]) * detector.ewald_radius
+    response = detector.response * (cosine / direction[:, 2]) ** 3
+    good = detector.mask != BAD
+    return replace(detector, q=q, response=response / response[good].mean() if good.any() else response)
 
 
 def panels_from_detector(detector: Detector, distance_m: float, tolerance: float | None = 0.01) -> Panels:

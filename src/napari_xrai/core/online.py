@@ -25,13 +25,14 @@ from numpy.typing import NDArray
 
 from . import kernels, pose_uncertainty
 from .arrivals import Arrivals, Inlet
+from .beam_centre import Beam
 from .blank_background import BlankBackground
+from .detector import through_beam
 from .evidence import Evidence
 from .frame_table import FrameTable
 from .frames import DROPPED, NOT_HIT, Detector, Progress, Snapshot, Verdict
 from .inference import Proposer
 from .likelihood import PoseLikelihood
-from .odd_pixels import leave_out_odd_pixels
 from .pixels import SparsePhotons, pixels_of
 from .reconstruction import (
     MARCH,
@@ -120,10 +121,8 @@ class OnlineReconstruction(Reconstruction):
         torch.set_num_threads(1)
         yield from self._with_progress(kernels.compile_kernels())
         yield from self._with_progress(pose_uncertainty.compile_kernels())
-        if self.first is None:
-            first = yield from self._first_frames(inlet)
-            self.pixels, self.first, odd = leave_out_odd_pixels(self.pixels, first)
-            self.facts |= odd
+        first = self.first or (yield from self._first_frames(inlet))
+        self.first = self._settle(first)
         self._measure(self.first)
         if not self.begun:
             yield from self._start(self.first, inlet)
@@ -297,8 +296,12 @@ class OnlineReconstruction(Reconstruction):
 
     def _change_detector(self, detector: Detector) -> None:
         """Go on with another mask or geometry: evidence stays, the photons of the reservoir lie on pixels that went."""
+        if not np.array_equal(detector.q, self.detector.q):  # of another geometry the beam is not known to be elsewhere
+            self.beam = Beam() if self.begun else None
+        moved = through_beam(detector, np.array(self.beam.tangent)) if self.beam else detector
+        self.detector = detector
         try:
-            pixels = pixels_of(detector, self.pixels if self.begun else None)
+            pixels = pixels_of(moved, self.pixels if self.begun else None)
         except ValueError as error:
             self.blind = True
             self.watch.say(f"frames under the new detector are dropped: {error}")
@@ -442,7 +445,8 @@ class OnlineReconstruction(Reconstruction):
         arrays, rest = super().state()
         if not arrays or self.first is None:
             return {}, {}
-        arrays |= {f"first_{name}": column for name, column in vars(self.first).items()}
+        first = self.first.at(self.pixels.on_detector.astype(np.int32))  # as stored, whatever is left out the next time
+        arrays |= {f"stored_{name}": column for name, column in vars(first).items()}
         return arrays, rest | {"used": self.used}
 
     def restore(self, arrays: dict[str, NDArray[Any]], rest: dict[str, Any]) -> None:
@@ -450,7 +454,6 @@ class OnlineReconstruction(Reconstruction):
         super().restore(arrays, rest)
         if self.carried is not None:
             self.used = rest["used"]
-            self.first = SparsePhotons(
-                **{n.removeprefix("first_"): a for n, a in arrays.items() if n.startswith("first_")}
-            )
+            first = {n.removeprefix("stored_"): a for n, a in arrays.items() if n.startswith("stored_")}
+            self.first = SparsePhotons(**first).at(self.pixels.rank) if first else None  # older checkpoints have none
             self.past = [grid.copy() for grid in self.carried[0]], [grid.copy() for grid in self.carried[1]]

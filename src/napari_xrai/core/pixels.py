@@ -66,6 +66,12 @@ class Pixels:
         """How many orienting pixels lie within `radius` voxels of the beam."""
         return int(np.searchsorted(self.rho[: self.n_orient], radius, side="right"))
 
+    @property
+    def on_detector(self) -> NDArray[np.int64]:
+        """(U,) which detector pixel each is."""
+        there = np.flatnonzero(self.rank >= 0)
+        return np.asarray(there[np.argsort(self.rank[there])])
+
     def only(self, kept: NDArray[np.bool_]) -> Pixels:
         """These pixels without those that are not `kept` (U,)."""
         rank = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)[self.rank]  # −1, masked out, stays so
@@ -76,14 +82,7 @@ class Pixels:
 
     def sparse(self, frames: Frames) -> SparsePhotons:
         """Photons of `frames` on these pixels, by rising rank within each frame."""
-        row = np.repeat(np.arange(len(frames), dtype=np.int64), np.diff(frames.start))
-        rank = self.rank[frames.pixel]
-        kept = rank >= 0
-        width = len(self.rho)
-        order = np.argsort(row[kept] * width + rank[kept])
-        start = np.zeros(len(frames) + 1, np.int64)
-        np.cumsum(np.bincount(row[kept], minlength=len(frames)), out=start[1:])
-        return SparsePhotons(start, rank[kept][order], frames.count[kept][order].astype(np.float32), frames.index)
+        return SparsePhotons(frames.start, frames.pixel, frames.count.astype(np.float32), frames.index).at(self.rank)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +114,16 @@ class SparsePhotons:
         near = self.pixel < n_pixels
         out[row[near], self.pixel[near]] = self.count[near]
         return out
+
+    def at(self, place: NDArray[np.int32]) -> SparsePhotons:
+        """The photons at ``place[pixel]`` instead, without those where that is −1; by rising place within a frame."""
+        row = np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self.start))
+        rank = place[self.pixel]
+        kept = rank >= 0
+        order = np.argsort(row[kept] * (int(place.max(initial=0)) + 1) + rank[kept])
+        start = np.zeros(len(self) + 1, np.int64)
+        np.cumsum(np.bincount(row[kept], minlength=len(self)), out=start[1:])
+        return SparsePhotons(start, rank[kept][order], self.count[kept][order], self.index)
 
     def on(self, kept: NDArray[np.bool_]) -> SparsePhotons:
         """The photons on `Pixels.only` these `kept` (U,)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from . import kernels, pose_uncertainty
 from .amortised import AmortisedPoses
+from .beam_centre import Beam
 from .bootstrap import bootstrap
 from .contrast import photon_contrast
 from .coverage import ViewDensity
@@ -22,7 +24,6 @@ from .frames import Detector, Frames, Progress, Snapshot, Verdict, Volume
 from .inference import Proposer, by_search, infer_poses, same_mode
 from .junk import Law
 from .likelihood import PoseLikelihood, gamma_shape
-from .odd_pixels import leave_out_odd_pixels
 from .pixels import SparsePhotons, pixels_of
 from .pose_drift import PoseDrift
 from .pose_uncertainty import PoseUncertainty, measure_uncertainty
@@ -30,14 +31,14 @@ from .proposals import choose_proposals
 from .reconstruction_settings import ReconstructionSettings
 from .resolution import ShellCurve, crossing, shell_correlation
 from .search import PolarSearch
+from .settled_pixels import settle_pixels
 from .sizing import measure_size
-from .speckle import measure_speckle
 from .starts import Starts
-from .stopping import another_pass_pays
+from .stopping import another_pass_pays, passes_needed
 from .symmetry import Orbit, point_group
 from .torch_backend import backend_of
 from .trust import assess
-from .verdict import judge
+from .verdict import judge, so_far
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -57,10 +58,6 @@ SEARCH_RADIUS = 1.9
 SEARCH_SAMPLING = 3.2
 
 PASSES_PER_START = 2
-LAST_UPDATES = 3
-"""At full resolution, at least."""
-
-MOST_PASSES = 20
 
 MARCHING_UPDATES, FRAMES_PER_UPDATE = 6, 4000
 FIRST_BETA = 0.5
@@ -94,7 +91,7 @@ class Reconstruction:
 
     def __init__(self, detector: Detector, settings: ReconstructionSettings, n_frames: int | None) -> None:
         self.settings, self.n_frames, self.backend = settings, n_frames, backend_of(settings.device)
-        self.pixels = pixels_of(detector)
+        self.detector, self.pixels = detector, pixels_of(detector)
         self.group, self.rng = point_group(settings.symmetry), np.random.default_rng(settings.seed)
         self.orbit = Orbit(self.group, self.pixels.edge) if len(self.group) > 1 else None
         self.table = FrameTable(n_frames or 0)
@@ -109,6 +106,7 @@ class Reconstruction:
         self.passes_done = self.updates = self.starts = 0
         self.begun, self.weighing, self.gaining = False, False, True
         self.restored: dict[str, NDArray[Any]] | None = None
+        self.beam: Beam | None = None
         self.radius = self.agreement = self.settled = self.band_radius = 0.0
         self.fluence_shape, self.contrast_kept, self.gain = float("inf"), 1.0, 0.0
         self.junk_law: Law | None = None
@@ -129,8 +127,7 @@ class Reconstruction:
         yield from self._with_progress(pose_uncertainty.compile_kernels())
         self.phase = "reading frames"
         reservoir, whole = yield from self._gather(batches)
-        self.pixels, reservoir, odd = leave_out_odd_pixels(self.pixels, reservoir)
-        self.facts |= odd
+        reservoir = self._settle(reservoir)
         self._measure(reservoir)
         if not self.begun:
             yield from self._begin(reservoir)
@@ -173,12 +170,18 @@ class Reconstruction:
         self.table.receive(photons.index, empty)
         return photons.take(np.flatnonzero(~empty)) if empty.any() else photons
 
+    def _settle(self, frames: SparsePhotons) -> SparsePhotons:
+        """Take the pixels for what frames show them to be; the frames on those."""
+        found = settle_pixels(self.detector, self.pixels, frames, self.beam, self.settings.beam_centre == "auto")
+        self.pixels, self.speckle, self.beam = found.pixels, found.speckle, found.beam
+        self.facts |= found.facts
+        return found.frames
+
     def _measure(self, reservoir: SparsePhotons) -> None:
         """Choose everything that comes from the data, and say what was chosen."""
         pixels = self.pixels
         counts = np.bincount(reservoir.pixel, reservoir.count, len(pixels.rho))
         self.profile = RadialProfile(pixels, counts, len(reservoir))
-        self.speckle = measure_speckle(pixels, reservoir)
         self.contrast = photon_contrast(pixels, reservoir)
         size, inner = self.speckle.size, pixels.inner_radius
         self.start_radius = min(max(START_RADIUS * size, inner + FEWEST_RINGS * size), pixels.orient_radius)
@@ -247,9 +250,7 @@ class Reconstruction:
             return self.settings.passes
         per_pass = max(1, round((n_frames or FRAMES_PER_UPDATE) / FRAMES_PER_UPDATE))
         marching = (self.pixels.orient_radius - self.start_radius) / (MARCH * self.speckle.size)
-        planned = max(2, -(-(int(np.ceil(marching)) + LAST_UPDATES - PASSES_PER_START) // per_pass))
-        more = self.passes_done >= planned and self.gaining and self.passes_done < MOST_PASSES
-        return max(planned, self.passes_done + more)
+        return passes_needed(int(np.ceil(marching)) - PASSES_PER_START, per_pass, self.passes_done, self.gaining)
 
     def _pass(
         self, stream: Iterable[SparsePhotons], n_frames: int, proposals: str, start: float, span: float
@@ -415,7 +416,7 @@ class Reconstruction:
         """
         if self.field is None:
             return None
-        pixels, resolved = self.pixels, self.resolution_q()
+        pixels, resolved = self.pixels, self.resolution_q() if self.begun else float("nan")
         verdict, reason = self.verdict()
         shells, trust = {"q": np.zeros(0), "half_cc": np.zeros(0)}, None
         if self.halves is not None:
@@ -444,13 +445,14 @@ class Reconstruction:
 
     def verdict(self) -> tuple[Verdict, str]:
         """One look, with the reason in words."""
+        off, count = self.beam.off if self.beam else 0.0, self.table.counters()
         if self.phase != "done":
-            return "improving", f"{self.phase}: {self.settled:.0%} of the poses stayed within 10° at the last update"
-        count = self.table.counters()
+            return "improving", so_far(self.phase, self.settled, self.speckle.sampled, off)
+        crowding = 0.0 if self.orbit is None else ViewDensity(self.table.directions(self.group)).crowding
         return judge(
             sampled=self.speckle.sampled, used=count.used, junk=count.junk, starts=self.starts,
             agreement=self.agreement, settled=self.settled, gaining=self.gaining, contrast=self.contrast_kept,
-            crowding=0.0 if self.orbit is None else ViewDensity(self.table.directions(self.group)).crowding,
+            off_centre=off, crowding=crowding,
         )  # fmt: skip
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -462,7 +464,7 @@ class Reconstruction:
             arrays[f"photons_{half}"], arrays[f"exposure_{half}"] = self.carried[0][half], self.carried[1][half]
         arrays |= {"status": self.table.status, **{f"frame_{n}": column for n, column in self.table.column.items()}}
         rest = {name: getattr(self, name) for name in CONTINUED}
-        return arrays, rest | {"rng": self.rng.bit_generator.state}
+        return arrays, rest | {"rng": self.rng.bit_generator.state, "beam": asdict(self.beam or Beam())}
 
     def restore(self, arrays: dict[str, NDArray[Any]], rest: dict[str, Any]) -> None:
         """Take up a `state`; an empty one starts anew."""
@@ -470,6 +472,8 @@ class Reconstruction:
             return
         for name in CONTINUED:
             setattr(self, name, rest[name])
+        beam = rest.get("beam", {})  # older checkpoints have it where the geometry does
+        self.beam = Beam(**beam | {"tangent": tuple(beam.get("tangent", (0.0, 0.0)))})
         self.rng.bit_generator.state = rest["rng"]
         photons, exposure = ([arrays[f"{kind}_{half}"] for half in range(2)] for kind in ("photons", "exposure"))
         self.carried = photons, exposure

@@ -24,6 +24,8 @@ class ReconstructionSettings:
     proposals : "auto", "search", "encoder" or "both"
         Where candidate poses come from once the particle is found: the exact low-resolution search, or the encoder;
         "auto": the cheaper one, as `proposals.choose_proposals` reckons.
+    beam_centre : "auto" or "given"
+        The beam as the geometry has it, moved to where photons mirror if that is elsewhere; or left there.
     threads : int
         CPU threads.
     device : "auto", "cpu", "cuda" or "cuda:i"
@@ -36,5 +38,6 @@ class ReconstructionSettings:
     field: str = "auto"
     symmetry: str = "C1"
     proposals: str = "auto"
+    beam_centre: str = "auto"
     threads: int = 1
     device: str = "cpu"

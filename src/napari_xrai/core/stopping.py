@@ -1,6 +1,11 @@
-"""When to stop: whether another pass over the same frames pays."""
+"""When to stop: how many passes over the same frames are needed, and whether another pays."""
 
 from __future__ import annotations
+
+LAST_UPDATES = 3
+"""At full resolution, at least."""
+
+MOST_PASSES = 20
 
 GAINING, GAINING_SHARE = 0.1, 0.0006
 """Log-likelihood per frame, and part of it where that is less: a pass that brings less is the last."""
@@ -32,3 +37,22 @@ def another_pass_pays(gain: float, last_gain: float, likelihood: float, settled:
     if settled >= AT_REST and gain > RUNAWAY * max(last_gain, least):
         return False
     return gain > least
+
+
+def passes_needed(marching: int, per_pass: int, done: int, gaining: bool) -> int:
+    """Passes known to be needed.
+
+    Parameters
+    ----------
+    marching : int
+        Updates that take the resolution to the detector's edge.
+    per_pass : int
+        Updates in a pass.
+    done : int
+        Passes made.
+    gaining : bool
+        Whether another pays.
+    """
+    planned = max(2, -(-(marching + LAST_UPDATES) // per_pass))
+    more = done >= planned and gaining and done < MOST_PASSES
+    return max(planned, done + more)

@@ -15,10 +15,28 @@ FEW_FRAMES = 200
 LEAST_CONTRAST = 0.5
 """Part of the speckles' amplitude, which pairs of photons tell without any pose, that a right intensity shows."""
 
+OFF_CENTRE = 0.2
+"""Speckles from the beam to where photons mirror: at 0.28 starts agree on a particle that is wrong."""
+
 CROWDED_VIEWS = 1.0
 """Unevenness of views, beyond chance, in a named point group that no sample comes with. Without a named group it proves
 nothing: frames of a symmetric particle may lie in any of its equal views.
 """
+
+
+def so_far(phase: str, settled: float, sampled: bool, off_centre: float) -> str:
+    """What there is to say of a reconstruction under way; parameters as of `judge`."""
+    reason = _hopeless(sampled, off_centre) or f"{settled:.0%} of the poses stayed within 10° at the last update"
+    return f"{phase}: {reason}"
+
+
+def _hopeless(sampled: bool, off_centre: float) -> str:
+    """What no pass will mend."""
+    if not sampled:
+        return "neighbouring pixels do not light together: these frames hold no speckles to tell a pose by"
+    if off_centre > OFF_CENTRE:
+        return f"photons mirror {off_centre:.2f} speckles beside the beam: move its centre there"
+    return ""
 
 
 def judge(
@@ -31,6 +49,7 @@ def judge(
     settled: float,
     gaining: bool,
     contrast: float,
+    off_centre: float,
     crowding: float,
 ) -> tuple[Verdict, str]:
     """The verdict on a reconstruction that has made all its passes, and why.
@@ -51,11 +70,13 @@ def judge(
         Another pass would pay.
     contrast : float
         Part of the speckles' amplitude that the intensity has.
+    off_centre : float
+        Speckles between the beam and where photons mirror.
     crowding : float
         Of the views, those that a named point group makes equal included; 0 where none is named.
     """
-    if not sampled:
-        return "failed", "neighbouring pixels do not light together: these frames hold no speckles to tell a pose by"
+    if reason := _hopeless(sampled, off_centre):
+        return "failed", reason
     if agreement < DISAGREEMENT:
         return "failed", f"{starts} starts from different noise found different particles"
     if contrast < LEAST_CONTRAST:
