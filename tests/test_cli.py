@@ -49,7 +49,7 @@ def toy(monkeypatch):
         return engine
 
     monkeypatch.setattr(session_module, "make_reconstruction", fresh)
-    monkeypatch.setattr(session_module._LivePhasing, "update", lambda self, snapshot: None)
+    monkeypatch.setattr(session_module.LiveDensity, "update", lambda self, snapshot: None)
     return engine
 
 
@@ -168,7 +168,7 @@ def test_reconstruct_names_its_folder_by_the_frames_and_the_time(cli, toy, frame
     assert re.fullmatch(r"frames_xrai_\d{8}-\d{6}", folder.name)
     assert "200 frames" in out
     assert "pass 1 of 2" in out
-    assert "frames/s" in out
+    assert "log-likelihood" in out
     assert "improving" in out
     run = read_run(folder)
     assert run.settings.engine.seed == 4

@@ -283,7 +283,7 @@ from napari_xrai import session
 session.REPORT_EVERY_S = session.SNAPSHOT_EVERY_S = 0.2
 session.WRITING_SHARE = 0.9
 session.make_reconstruction = lambda *_: ToyReconstruction(passes=100000, step_s=0.002)
-session._LivePhasing.update = lambda self, snapshot: None
+session.LiveDensity.update = lambda self, snapshot: None
 run = session.Session(ToySource(), session.Settings(), Path({str(tmp_path / "run")!r})).run()
 for progress in run: print(progress.frames_seen, flush=True)
 """

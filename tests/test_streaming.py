@@ -51,8 +51,8 @@ starts.MOST_STARTS = reconstruction.PASSES_PER_START = 1
 online.RESERVOIR_FRAMES, online.BLOCK_FRAMES, online.BLOCKS, online.MOST_ROUNDS = 100, 40, 2, 1
 session.REPORT_EVERY_S = session.SNAPSHOT_EVERY_S = 0.2
 session.WRITING_SHARE = 0.5
-session._LivePhasing.update = lambda self, snapshot: None
-session._LivePhasing.finish = lambda self, snapshot: None
+session.LiveDensity.update = lambda self, snapshot: None
+session.LiveDensity.finish = lambda self, snapshot, stopping: None
 from napari_xrai.cli import main
 main()
 """

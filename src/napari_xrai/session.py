@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from .core.frames import GOOD, Detector, Frames, Phasing, Progress, Snapshot, Volume
+from .core.frames import GOOD, Detector, Frames, Progress, Snapshot
 from .io.source import FrameSource, InputError
+from .live_density import FINAL_STARTS, LiveDensity
 from .remembered import remember
 from .run import RunFolder, read_metrics, read_run
 from .run_lock import only_writer
@@ -38,11 +39,8 @@ SNAPSHOT_EVERY_S = 1.0
 REPORT_EVERY_S = 5.0
 POSES_EVERY_S = 60.0
 PAUSE_TICK_S = 0.05
-PHASING_SHARE = 0.1
-"""Live phasing may take so much of the time."""
-FINAL_STARTS = 6
 WRITING_SHARE = 0.05
-"""So may writing: reports come less often where the disk is slow or the run is large."""
+"""Part of the time that writing may take: reports come less often where the disk is slow or the run is large."""
 
 State = Literal["idle", "running", "paused", "stopping", "done", "failed"]
 
@@ -121,7 +119,7 @@ class Session:
             with _in_words(self.out):
                 live = self.settings.stream.live
                 engine = make_reconstruction(self._detector, self.settings.engine, self._n_frames(), live)
-                self._phasing = _LivePhasing()
+                self._phasing = LiveDensity()
                 with only_writer(self.out):
                     self._begin(engine)
                     yield from self._steps(engine)
@@ -220,15 +218,18 @@ class Session:
         snapshot = engine.snapshot(all_poses=True)
         if snapshot is not None:
             self._phasing.update(snapshot)
-            progress = replace(snapshot.progress, phase="phasing the density")
+            pace, self.frames_per_s, self.time_left_s = self.frames_per_s, 0.0, None
             with ThreadPoolExecutor(1) as pool:
-                phased = pool.submit(self._phasing.finish, snapshot)
-                yield progress
-                while not phased.done():
+                phased = pool.submit(self._phasing.finish, snapshot, self._stopping)
+                while True:
+                    of = f"start {min(self._phasing.starts + 1, FINAL_STARTS)} of {FINAL_STARTS}"
+                    yield replace(snapshot.progress, phase=f"phasing the density: {of}")
+                    if phased.done():
+                        break
                     time.sleep(PAUSE_TICK_S)
                     self._look(engine)
-                    yield progress
                 phased.result()
+            self.frames_per_s = pace
 
     def _look(self, engine: Reconstruction) -> None:
         """Take a snapshot and make a report, when they are due."""
@@ -351,48 +352,6 @@ class Session:
     def _n_frames(self) -> int | None:
         limits = [n for n in (self.source.n_frames, self.settings.engine.max_frames) if n is not None]
         return min(limits, default=None)
-
-
-class _LivePhasing:
-    """Phases the newest intensity, within its share of the time."""
-
-    def __init__(self) -> None:
-        from .core.live_phasing import LivePhasing
-
-        self.density: Volume | None = None
-        self.outcome: Phasing | None = None
-        self._phasing = LivePhasing()
-        self._spent_s = 0.0
-        self._finishing = self.finished = False
-
-    def is_due(self, elapsed_s: float) -> bool:
-        return not self._finishing and self._spent_s <= PHASING_SHARE * elapsed_s
-
-    def update(self, snapshot: Snapshot) -> None:
-        began = time.monotonic()
-        radius = math.ceil(snapshot.progress.radius)
-        density = self._phasing.update(snapshot.intensity, snapshot.weight, radius)
-        self.density = density if density.data.any() else None
-        self._spent_s += time.monotonic() - began
-
-    def finish(self, snapshot: Snapshot) -> None:
-        """Replace the live density by the average of the independent starts that agree; by none, where no two do."""
-        from .core.half_densities import compared_by_halves
-        from .core.phasing import phase
-
-        self._finishing = True
-        radius = math.ceil(snapshot.progress.radius)
-        try:
-            result = phase(snapshot.intensity, snapshot.weight, FINAL_STARTS, radius=radius, like=self.density)
-        except ValueError as error:  # nothing measured that could be phased
-            self.outcome = Phasing("failed", str(error), FINAL_STARTS, 0, 0)
-        else:
-            self.outcome = result.record(seed=0)
-            if snapshot.trust is not None:
-                halves = snapshot.trust.halves
-                self.outcome = compared_by_halves(self.outcome, result, halves, snapshot.weight, radius)
-        self.density = None if self.outcome.verdict == "failed" else result.density
-        self.finished = True
 
 
 def open_session(settings: Settings, out: Path, *, resume: bool = False, overwrite: bool = False) -> Session:

@@ -72,7 +72,7 @@ def show_count(steps: Iterator[tuple[int, int]], what: str = "frames") -> None:
 
 def _pace(session: Session) -> str:
     """Frames per second, log-likelihood, resolution and time left, as far as they are known."""
-    words = [f"{session.frames_per_s:,.0f} frames/s"]
+    words = [f"{session.frames_per_s:,.0f} frames/s"] if session.frames_per_s else []
     snapshot = session.last_snapshot
     if snapshot is not None:
         if "log_likelihood" in snapshot.history and len(snapshot.history["log_likelihood"]):

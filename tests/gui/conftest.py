@@ -19,7 +19,7 @@ class NoPhasing:
     """The density is the intensity: no torch, no waiting."""
 
     density = outcome = None
-    finished = False
+    finished, starts = False, 0
 
     def is_due(self, elapsed_s):
         return True
@@ -27,7 +27,7 @@ class NoPhasing:
     def update(self, snapshot):
         self.density = replace(snapshot.intensity, voxel_size=4.0, units="angstrom")
 
-    def finish(self, snapshot):
+    def finish(self, snapshot, stopping):
         self.finished = True
 
 
@@ -46,7 +46,7 @@ def engine(monkeypatch):
     monkeypatch.setattr(session_module, "make_reconstruction", lambda *_: toy)
     monkeypatch.setattr(session_module, "SNAPSHOT_EVERY_S", 0.1)
 
-    monkeypatch.setattr(session_module, "_LivePhasing", NoPhasing)
+    monkeypatch.setattr(session_module, "LiveDensity", NoPhasing)
     return toy
 
 
