@@ -289,13 +289,14 @@ def convert(
 ) -> None:
     """Write frames, a geometry or a result in another program's format."""
     from .convert import convert as convert_files
+    from .convert import files_of
 
     given = {
         "sources": [source], "detector": detector, "mask": mask, "energy_eV": energy, "distance_m": distance,
         "pixel_size_m": pixel_size, "polarization": polarization, "select": select, "binning": binning,
     }  # fmt: skip
     show_count(convert_files(_settings(None, {"input": given}).input, out))
-    print(out)
+    print(*files_of(out), sep="\n")
 
 
 @app.command(epilog="Example:  napari-xrai serve demo --rate 100 --port 45454")

@@ -63,6 +63,16 @@ def convert(given: InputSettings, out: Path) -> Steps:
     return writers[kind][out.suffix](given, out)
 
 
+def files_of(out: Path) -> list[Path]:
+    """`out`, and what was written beside it."""
+    beside = _detector_beside(out)
+    return [out, beside] if out.suffix == ".emc" and beside.exists() else [out]
+
+
+def _detector_beside(out: Path) -> Path:
+    return out.with_name(f"{out.stem}.det.h5")
+
+
 def _must_be_new(path: Path) -> None:
     if path.exists():
         raise InputError(f"{path} exists already: choose another name, or remove it first")
@@ -83,7 +93,7 @@ def _batches(source: BatchedSource) -> Iterator[Frames]:
 
 def _frames_to_emc(given: InputSettings, out: Path) -> Steps:
     source = _open(given)
-    beside = out.with_name(f"{out.stem}.det.h5")
+    beside = _detector_beside(out)
     if source.detector is not None:
         _must_be_new(beside)
     done, total = 0, source.n_frames or 0

@@ -23,6 +23,7 @@ from .io.atomic import replacing
 from .io.source import InputError
 from .report_curves import Axis, Level, Series, bars, plot
 from .report_pictures import Picture, beam_directions, density_views, intensity_sections, pose_map
+from .resolution_words import resolution_q
 from .run import SETTINGS, SavedRun, beside_result, read_run
 from .run_result import RESULT
 
@@ -110,12 +111,6 @@ def page(saved: SavedRun, made: datetime) -> str:
 
 
 # ---- the head
-
-
-def resolution_q(snapshot: Snapshot) -> float | None:
-    """|q| where the half-sets cease to correlate ½, in the intensity's units; None until there are halves."""
-    found = snapshot.history.get("resolution_q", np.zeros(0))[-1:]
-    return float(found[0]) if len(found) and found[0] > 0 else None
 
 
 def state_words(snapshot: Snapshot) -> str:
@@ -356,7 +351,8 @@ def _certainty(now: Snapshot) -> list[Figure]:
         svg = bars(counts, edges, Axis("68 % radius (degrees)", 0, most), "frames")
         several = float((now.poses.modes > 1).mean()) if len(now.poses.modes) else 0.0
         words = (
-            f"The true pose lies within this angle with 68 %; median {np.median(radius):.2g}°. "
+            "The true pose, or its half-turn about the beam, which no frame tells from it, lies within this angle "
+            f"with 68 %; median {np.median(radius):.2g}°. "
             f"{several:.0%} of the frames have more than one possible pose."
         )
         figures.insert(0, Figure("Uncertainty of the poses", svg, words))

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .resolution_words import resolution_words
+
 if TYPE_CHECKING:
     from .core.frames import Snapshot
     from .session import Session
@@ -77,8 +79,8 @@ def _pace(session: Session) -> str:
     if snapshot is not None:
         if "log_likelihood" in snapshot.history and len(snapshot.history["log_likelihood"]):
             words.append(f"log-likelihood {snapshot.history['log_likelihood'][-1]:.1f}")
-        if snapshot.resolution_A:
-            words.append(f"{snapshot.resolution_A:.1f} Å")
+        if resolution := resolution_words(snapshot):
+            words.append(resolution)
         if snapshot.live:
             words += _live_words(snapshot)
     if session.time_left_s is not None:
@@ -101,8 +103,7 @@ def _live_words(snapshot: Snapshot) -> list[str]:
 def closing_words(snapshot: Snapshot, out: Path) -> str:
     """What came of a reconstruction, and where it is."""
     counters = snapshot.counters
-    believed = snapshot.resolution_A is not None and snapshot.verdict != "failed"
-    resolution = f"{snapshot.resolution_A:.1f} Å, " if believed else ""
+    resolution = f"{words}, " if (words := resolution_words(snapshot)) else ""
     phasing = f"density {snapshot.phasing.verdict}: {snapshot.phasing.reason}\n" if snapshot.phasing else ""
     trust = snapshot.trust if snapshot.verdict != "failed" else None
     outlook = f"{trust.forecast.sentence}\n{trust.coverage.sentence}\n" if trust is not None else ""

@@ -403,8 +403,8 @@ class Reconstruction:
         return Progress(self.phase, self.fraction, self.seen, self.radius)
 
     def resolution_q(self) -> float:
-        """|q| to which the halves agree to better than one half; NaN until there are halves."""
-        return crossing(self.halves, RESOLVED) if self.halves is not None else float("nan")
+        """|q| to which the halves agree to better than one half; NaN while the particle is not found."""
+        return crossing(self.halves, RESOLVED) if self.begun and self.halves is not None else float("nan")
 
     def snapshot(self, all_poses: bool = False) -> Snapshot | None:
         """The result so far, or None before there is any.
@@ -416,7 +416,7 @@ class Reconstruction:
         """
         if self.field is None:
             return None
-        pixels, resolved = self.pixels, self.resolution_q() if self.begun else float("nan")
+        pixels, resolved = self.pixels, self.resolution_q()
         verdict, reason = self.verdict()
         shells, trust = {"q": np.zeros(0), "half_cc": np.zeros(0)}, None
         if self.halves is not None:

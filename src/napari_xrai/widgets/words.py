@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from ..io.source import InputError
+from ..resolution_words import resolution_words
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,8 +47,8 @@ def ago_words(seconds: float) -> str:
 def verdict_words(snapshot: Snapshot) -> str:
     """One look at the result, and why: ``"Improving at 12.3 Å: the half-sets agree better with every pass."``."""
     head = VERDICTS[snapshot.verdict]
-    if snapshot.resolution_A is not None and snapshot.verdict != "failed":
-        head += f" at {snapshot.resolution_A:.3g} Å"
+    if resolution := resolution_words(snapshot):
+        head += f" at {resolution}"
     return f"{head}: {snapshot.reason}" if snapshot.reason else head
 
 
