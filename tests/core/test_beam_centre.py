@@ -61,6 +61,15 @@ def test_frames_that_do_not_mirror_move_nothing():
     assert find_beam(FLAT, pixels, count.at(place), SPECKLE, move=True) == Beam()
 
 
+def test_light_that_flickers_beside_the_beam_does_not_draw_it_there():
+    pixels, frames = seen_from(FLAT, FLAT, n=1000)
+    rng = np.random.default_rng(4)
+    halo = 6 * np.exp(-np.square(pixels.q[:, :2] - [7, 4]).sum(1) / 2 / 6**2)  # in every second frame or so
+    light = rng.poisson(halo * rng.integers(0, 2, (len(frames), 1)))
+    lit = sparse(frames.dense(len(pixels.rho)).astype(int) + light)
+    assert find_beam(FLAT, pixels, lit, SPECKLE, move=True).tangent == (0, 0)
+
+
 def test_one_bright_frame_does_not_speak_for_all():
     pixels, frames = seen_from(FLAT, FLAT)
     flash = np.zeros(len(pixels.rho))

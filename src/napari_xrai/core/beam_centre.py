@@ -47,6 +47,9 @@ FEWEST_PAIRS = 30
 SURE = 8.0
 """Standard deviations that the peak stands above the rest."""
 
+SHARP = 0.5
+"""Part of the peak's height that is left a speckle away, at most: what flickers more broadly is not the particle."""
+
 SAME = 0.1
 """Speckles that two halves of the frames may differ by."""
 
@@ -88,7 +91,7 @@ class _Pairs:
         used &= np.abs(s[:, 2]) < FLAT * speckle
         used &= (np.abs(s[:, :2]) < 2 * REACH + 0.5).all(1)
         self.i, self.j, self.s = i[used], j[used], s[used, :2]
-        self.size, self.blur = 4 * REACH + 1, WIDTH * speckle
+        self.size, self.speckle, self.blur = 4 * REACH + 1, speckle, WIDTH * speckle
         bins = np.rint(self.s).astype(np.int64) + 2 * REACH
         self.cell = bins[:, 0] * self.size + bins[:, 1]
 
@@ -111,6 +114,10 @@ class _Pairs:
         reach = max(2, round(self.blur))
         near = np.s_[max(0, x - reach) : x + reach + 1, max(0, y - reach) : y + reach + 1]
         if above[x, y] < SURE or g[near].size != (2 * reach + 1) ** 2 or np.isnan(g[near]).any():
+            return np.full(2, np.nan)
+        row, column = np.indices(g.shape)
+        beside = np.abs(np.hypot(row - x, column - y) / self.speckle - 1) < 0.25
+        if np.nanmean(g[beside]) - np.nanmedian(g) > SHARP * (g[x, y] - np.nanmedian(g)):
             return np.full(2, np.nan)
         at = [(axis[near] / self._pairs[near]).ravel() for axis in self._positions]
         return _summit(at[0], at[1], g[near].ravel()) / 2

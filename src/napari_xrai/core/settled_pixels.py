@@ -51,12 +51,12 @@ def settle_pixels(
     move : bool
         Whether a geometry may be corrected.
     """
-    pixels, frames, facts = leave_out_odd_pixels(pixels, frames)
-    speckle = measure_speckle(pixels, frames)
-    beam = beam or find_beam(detector, pixels, frames, speckle.size, move)
+    kept, on_kept, facts = leave_out_odd_pixels(pixels, frames)
+    speckle = measure_speckle(kept, on_kept)
+    beam = beam or find_beam(detector, kept, on_kept, speckle.size, move)
+    if any(beam.tangent):  # which pixels lie is told by their neighbours at the same |q|: ask again
+        kept, on_kept, facts = leave_out_odd_pixels(*moved_pixels(detector, beam, pixels, frames))
+        speckle = measure_speckle(kept, on_kept)
     if beam.sentence:
         facts = facts | {"beam centre": beam.sentence}
-    if any(beam.tangent):
-        pixels, frames = moved_pixels(detector, beam, pixels, frames)
-        speckle = measure_speckle(pixels, frames)
-    return SettledPixels(pixels, frames, speckle, beam, facts)
+    return SettledPixels(kept, on_kept, speckle, beam, facts)
