@@ -1,5 +1,7 @@
 """Passes go on while the particle is being found, and end before noise is."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -27,3 +29,7 @@ def test_poses_at_rest_that_begin_to_gather_in_noise_are_stopped():
     likelihood = [142.118, 142.257, 142.403, 142.670, 143.051, 143.660, 144.897]
     settled = [0.989, 0.986, 0.982, 0.977, 0.980, 0.957, 0.946]
     assert last_pass(likelihood, settled) <= 4
+
+
+def test_whether_a_pass_pays_can_be_saved():
+    assert json.dumps(another_pass_pays(1.0, 2.0, np.float64(100.0), np.float64(0.9))) == "true"

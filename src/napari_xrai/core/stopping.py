@@ -36,7 +36,7 @@ def another_pass_pays(gain: float, last_gain: float, likelihood: float, settled:
     least = min(GAINING, GAINING_SHARE * abs(likelihood))
     if settled >= AT_REST and gain > RUNAWAY * max(last_gain, least):
         return False
-    return gain > least
+    return bool(gain > least)  # of a NumPy number, which JSON would not know
 
 
 def passes_needed(marching: int, per_pass: int, done: int, gaining: bool) -> int:
