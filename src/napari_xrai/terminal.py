@@ -16,14 +16,18 @@ if TYPE_CHECKING:
     from .session import Session
 
 
+ALERTED = ("faults",)
+"""Of what a snapshot says in words: told otherwise."""
+
+
 def show_progress(session: Session) -> None:
     """Iterate the session: a live bar on a terminal, a line every few seconds elsewhere."""
     told: set[str] = set()
     if not sys.stdout.isatty():
         next_line = 0.0
         for progress in session.run():
-            for alert in _new_alerts(session, told):
-                print(alert, flush=True)
+            for words in _news(session, told):
+                print(words, flush=True)
             if time.monotonic() >= next_line:
                 done = "" if math.isnan(progress.fraction) else f"{100 * progress.fraction:3.0f} %  "
                 print(f"{done}{progress.phase:<20} {_pace(session)}", flush=True)
@@ -40,8 +44,8 @@ def show_progress(session: Session) -> None:
     with Progress(*columns) as bar:
         task = bar.add_task("starting", total=1.0, pace="")
         for progress in session.run():
-            for alert in _new_alerts(session, told):
-                bar.console.print(alert)
+            for words in _news(session, told):
+                bar.console.print(words, highlight=False)
             known = not math.isnan(progress.fraction)
             bar.update(
                 task, description=progress.phase, completed=progress.fraction if known else 0.0,
@@ -49,17 +53,21 @@ def show_progress(session: Session) -> None:
             )  # fmt: skip
 
 
-def _new_alerts(session: Session, told: set[str]) -> list[str]:
-    """What a stream says has changed, and went wrong for the first time, since the last call."""
+def _news(session: Session, told: set[str]) -> list[str]:
+    """What was chosen from the data, and what a stream says has changed or gone wrong, each the first time."""
     snapshot = session.last_snapshot
-    if snapshot is None or not snapshot.live:
+    if snapshot is None:
         return []
-    faults = getattr(session.source, "faults", {})
-    now = time.strftime("%H:%M:%S")
-    new = [words for words in snapshot.alerts if words not in told]
-    new += [f"{now} {words}" for words in faults if words not in told]
-    told.update(snapshot.alerts, faults)
-    return [f"! {words}" for words in new]
+    chosen = [name for name in snapshot.facts if f"chosen {name}" not in told]
+    told.update(f"chosen {name}" for name in chosen)
+    news = [f"  {name}: {snapshot.facts[name]}" for name in chosen if name not in ALERTED]
+    if snapshot.live:
+        faults = getattr(session.source, "faults", {})
+        now = time.strftime("%H:%M:%S")
+        news += [f"! {words}" for words in snapshot.alerts if words not in told]
+        news += [f"! {now} {words}" for words in faults if words not in told]
+        told.update(snapshot.alerts, faults)
+    return news
 
 
 def show_count(steps: Iterator[tuple[int, int]], what: str = "frames") -> None:

@@ -38,6 +38,17 @@ def test_hot_dead_and_clustered_pixels_are_found_and_no_other(case, counts):
     assert set(np.flatnonzero(found_dead)) == set(dead)
 
 
+def test_the_shadow_of_a_beam_stop_that_is_in_no_mask_is_found_and_no_more():
+    bare = bench(square_detector((32, 32), 1e-3, 0.2, None))
+    photons, _ = bare.frames(1500, seed=1)
+    dark = photons.dense(len(bare.pixels.rho)).astype(int)
+    behind = bare.pixels.rho < 3.5
+    dark[:, behind] = 0
+    hot, dead = find_odd_pixels(bare.pixels, sparse(dark))
+    assert not hot.any() and set(np.flatnonzero(dead)) == set(np.flatnonzero(behind))
+    assert not np.any(find_odd_pixels(bare.pixels, photons))
+
+
 def test_one_flash_in_a_single_frame_is_no_hot_pixel(case, counts):
     flash = counts.copy()
     flash[7, len(case.pixels.rho) // 2] += 2000

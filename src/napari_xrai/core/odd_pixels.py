@@ -1,7 +1,8 @@
 """Pixels that lie: hot ones, lit in frame after frame whatever the particle does, and dead ones, never lit.
 
 Over many frames at all poses the mean pattern is smooth. A pixel far above or far below what its neighbours measure has
-a fault; left in, it draws every frame's bright (or dark) speckles onto itself.
+a fault; left in, it draws every frame's bright (or dark) speckles onto itself. So does the shadow of a beam stop
+that is in no mask.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ def find_odd_pixels(pixels: Pixels, photons: SparsePhotons) -> tuple[Mask, Mask]
         return hot, dead
     counted = _without_flashes(pixels, photons)
     _, near = cKDTree(pixels.q).query(pixels.q, min(n, NEIGHBOURS + 1))
+    shadow = _shadow(pixels, counted)
     for _ in range(3):  # what is odd spoils what is expected elsewhere
-        good = ~(hot | dead)
+        good = ~(hot | dead | shadow)
         ring = _ring_means(pixels, counted, good)
         relative = np.where(good, counted / np.maximum(ring, 1e-9), np.nan)
         local = np.nan_to_num(np.nanmedian(np.where(good[near[:, 1:]], relative[near[:, 1:]], 1.0), 1), nan=1.0)
@@ -58,7 +60,17 @@ def find_odd_pixels(pixels: Pixels, photons: SparsePhotons) -> tuple[Mask, Mask]
         hot = counted > HOT * expected + DEVIATIONS * np.sqrt(expected + 1)
         dead = (expected > FEWEST_EXPECTED) & (counted < DEAD * expected)
         dead |= (ring > FEWEST_EXPECTED) & (counted == 0)
-    return hot, dead
+    return hot & ~shadow, dead | shadow
+
+
+def _shadow(pixels: Pixels, counted: F64) -> Mask:
+    """(U,) pixels within the innermost ring that is lit, and brightly: a beam stop that no mask tells of."""
+    radius = np.rint(np.linalg.norm(pixels.q, axis=1)).astype(int)
+    photons = np.bincount(radius, counted)
+    lit = np.flatnonzero(photons)
+    if not len(lit) or photons[lit[0]] / (radius == lit[0]).sum() < FEWEST_EXPECTED:
+        return np.zeros(len(counted), bool)
+    return np.asarray(radius < lit[0])
 
 
 def _without_flashes(pixels: Pixels, photons: SparsePhotons) -> F64:
