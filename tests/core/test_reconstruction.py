@@ -13,6 +13,7 @@ from napari_xrai.core import bootstrap, reconstruction, starts
 from napari_xrai.core.detector import through_beam
 from napari_xrai.core.frames import HC_EV_A, JUNK, NOT_HIT, USED, Frames
 from napari_xrai.core.particle import builtin_particle
+from napari_xrai.core.pixels import pixels_of
 from napari_xrai.core.reconstruction import Reconstruction
 from napari_xrai.core.reconstruction_settings import ReconstructionSettings
 from napari_xrai.core.rotations import align_poses, quaternion_to_matrix
@@ -109,6 +110,16 @@ def test_a_beam_two_pixels_off_is_put_right_and_one_that_must_stay_is_never_conv
     engine, steps = off.run(passes=1, beam_centre="given")
     deque(steps, maxlen=0)
     assert engine.snapshot().verdict == "failed" and "mirror" in engine.snapshot().reason
+
+
+def test_a_moved_beam_and_a_point_group_go_together(case, one_start):
+    off = replace(case, detector=through_beam(case.detector, np.array([-3.0, 0.0]) * 1.8e-3 / 0.3))
+    engine, steps = off.run(passes=1, symmetry="C2")
+    deque(steps, maxlen=0)
+    assert engine.pixels.edge == pixels_of(case.detector).edge < pixels_of(off.detector).edge
+    inner = np.s_[8:-8, 8:-8, 8:-8]
+    intensity = engine.snapshot().intensity.data
+    assert intensity[:, ::-1, ::-1][inner] == pytest.approx(intensity[inner], rel=1e-3)
 
 
 def test_empty_frames_are_no_hits_and_the_counters_add_up(whole):

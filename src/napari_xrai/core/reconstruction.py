@@ -93,9 +93,8 @@ class Reconstruction:
         self.settings, self.n_frames, self.backend = settings, n_frames, backend_of(settings.device)
         self.detector, self.pixels = detector, pixels_of(detector)
         self.group, self.rng = point_group(settings.symmetry), np.random.default_rng(settings.seed)
-        self.orbit = Orbit(self.group, self.pixels.edge) if len(self.group) > 1 else None
-        self.table = FrameTable(n_frames or 0)
-        self.proposals = settings.proposals
+        self.orbit: Orbit | None = None
+        self.table, self.proposals = FrameTable(n_frames or 0), settings.proposals
         self.facts: dict[str, str] = {}
         self.history: dict[str, list[float]] = {name: [] for name in HISTORY}
         self.field: IntensityField | None = None
@@ -175,6 +174,7 @@ class Reconstruction:
         found = settle_pixels(self.detector, self.pixels, frames, self.beam, self.settings.beam_centre == "auto")
         self.pixels, self.speckle, self.beam = found.pixels, found.speckle, found.beam
         self.facts |= found.facts
+        self.orbit = Orbit(self.group, self.pixels.edge) if len(self.group) > 1 else None
         return found.frames
 
     def _measure(self, reservoir: SparsePhotons) -> None:

@@ -323,7 +323,7 @@ class ReconstructPanel(Face):
         yield from self.result_layers.steps(picture)
         yield from self.result_steps(picture)
         if isinstance(self._job, ReconstructionJob):
-            yield lambda: self.say(words.verdict_words(picture.snapshot))
+            yield lambda: self.say(words.live_words(picture.snapshot))
         yield lambda: self.say_facts(words.frames_words(picture.snapshot))
 
     def _show_to_the_end(self) -> None:

@@ -52,6 +52,12 @@ def verdict_words(snapshot: Snapshot) -> str:
     return f"{head}: {snapshot.reason}" if snapshot.reason else head
 
 
+def live_words(snapshot: Snapshot) -> str:
+    """One look while it runs."""
+    provisional = "The density is provisional: independent starts decide at the end" if snapshot.density else ""
+    return sentences(verdict_words(snapshot), provisional if snapshot.phasing is None else "")
+
+
 def sentences(*parts: str) -> str:
     """The parts that say something, as sentences."""
     return " ".join(part if part.endswith((".", "!", "?")) else f"{part}." for part in parts if part)
