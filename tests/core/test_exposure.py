@@ -37,6 +37,24 @@ def test_totals_are_the_sum_over_every_pixel_within_the_radius(kind, radius, pos
     assert true.std() > 0.1 * true.mean()  # poses do differ in brightness
 
 
+@pytest.mark.parametrize("kind", ["lopsided", "round_bench"])
+def test_the_finer_lattice_is_as_exact_as_one_that_was_summed(kind, poses, request):
+    case = request.getfixturevalue(kind)
+    true = case.expected(poses)[:, : case.pixels.within(17.0)].sum(1)
+
+    def error(exposure, table, lattice):
+        out = np.empty(len(poses))
+        expected_totals(poses, table, lattice.rotation, lattice.m, out)
+        return np.sqrt(np.mean((out / true - 1) ** 2))
+
+    coarse = ExposureTable(case.pixels, case.brightness)
+    summed = ExposureTable(case.pixels, case.brightness, spacing=1 / 36)
+    table, other = (exhaust(e.totals(case.ratio, case.pixels.edge, 17.0, 1)) for e in (coarse, summed))
+    fine = error(coarse, coarse.fine.table(table), coarse.fine)
+    assert fine < 1.05 * error(summed, other, summed)
+    assert fine < 0.75 * error(coarse, table, coarse)
+
+
 def test_where_the_mask_has_no_ring_symmetry_turning_the_frame_changes_the_total(lopsided):
     # half a turn about the beam brings other speckles before the missing quadrant
     poses = random_rotations(50, np.random.default_rng(1))

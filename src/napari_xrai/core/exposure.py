@@ -10,11 +10,13 @@ near the beam) it also depends on the in-plane angle α: the table then carries 
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import kernels
+from .fine_directions import FineDirections, fine_side
 from .pixels import Pixels
 from .rotations import direction_to_rotation
 from .workers import chunks, in_threads
@@ -113,6 +115,11 @@ class ExposureTable:
             in_threads(tabulate, parts[step], threads)
             yield
         return table
+
+    @cached_property
+    def fine(self) -> FineDirections:
+        """A finer lattice for look-ups."""
+        return FineDirections(cube_directions(fine_side(self.m)), self.rotation, self.m, self.harmonics)
 
     def amplitudes(self) -> NDArray[np.float64]:
         """(nodes, 1 + 2K) zeros, for poses to be laid on by `deposit`."""

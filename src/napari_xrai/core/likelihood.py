@@ -56,7 +56,7 @@ class PoseLikelihood:
     ) -> None:  # fmt: skip
         self.n_pixels = pixels.within(radius)
         self.shape, self.threads = fluence_shape, threads
-        self.table = (table, exposure.rotation, exposure.m)
+        self.table = (exposure.fine.table(table), exposure.fine.rotation, exposure.fine.m)
         self.field = (log_grid, pixels.edge)
         self.q = pixels.q
         self.structureless = float(brightness[: self.n_pixels].sum())

@@ -4,7 +4,7 @@ The Fisher matrix of a frame under a noisy, blurred field is no measure of its e
 t and t* their gradients along rotations. At the truth the score of a frame has variance B = Σ K t tᵀ; when the pose
 moves, the score's mean moves by A = Σ K t t*ᵀ. So poses scatter about the truth by
 
-    C = κ² A⁻¹ B A⁻¹ + ρ²                              (White 1982, Econometrica 50, 1, for a model that is not true)
+    C = ν² κ² A⁻¹ B A⁻¹                                (White 1982, Econometrica 50, 1, for a model that is not true)
 
 - A: noise in t does not correlate with t*, and the blur does not hide from the photons' own contrast. So A = Σ K a t tᵀ
   with, shell by shell, a = ⟨t₀ · t₁⟩ / (H ⟨t · t⟩): t₀ and t₁ of the half-set fields, whose noise is independent, H as
@@ -13,9 +13,12 @@ moves, the score's mean moves by A = Σ K t t*ᵀ. So poses scatter about the tr
 - κ²: what is wrong with v stays wrong over a whole speckle, so residuals of neighbouring pixels go together. Scores
   summed over patches larger than a speckle scatter by κ² more than photons alone make them (cluster-robust variance;
   Liang & Zeger 1986, Biometrika 73, 13), measured on a few hundred frames.
-- ρ²: a likelihood looked up on a grid is rough: it has several maxima close together, and the truth may be by another.
-  How far away one is, and how likely, a second climb from nearby tells, on the same frames.
-What frames of one region have in common, a warp of the map, is no part of it: the loop keeps that small (`pose_drift`).
+- ν: a likelihood is not quadratic within an error. Voxels, and the table of expected totals, make it rough: the more
+  so, the less photons leave open. Frames drawn from the field, at poses as found, have a known truth: ν is the factor
+  by which the radii that their Fisher matrices state must grow to hold 68 % of them (parametric bootstrap; Efron 1985,
+  Biometrika 72, 45). How an intensity runs between voxels nobody knows: half of them are drawn from v, half from ln v,
+  trilinear, though it is always ln v that scores them.
+What frames of one region have in common, a warp of the map, is no part of it: the loop heals most of it (`pose_drift`).
 None of these needs the truth, and none is a constant chosen on one data set.
 """
 
@@ -28,10 +31,11 @@ from typing import Any
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from scipy.special import expit, gammaincinv
+from scipy.special import gammaincinv
 
 from .contrast import FEWEST_PHOTONS, SHELLS_TOGETHER, Contrast, common_contrast, half_ratios, response
 from .field import DARKEST, IntensityField, friedel_sum
+from .kernels import gather
 from .likelihood import PoseLikelihood
 from .pixels import Pixels, SparsePhotons
 from .rotations import RZ_PI, exp_map, geodesic_angle
@@ -47,10 +51,10 @@ PATCH = 2.0
 """Side of a patch of pixels, speckles."""
 
 FRAMES_TESTED = 400
-"""Frames whose residuals are looked at for κ², and that are refined anew for ρ²."""
+"""Frames whose residuals are looked at, and at whose poses frames are drawn."""
 
-NEAR = np.radians(10.0)
-"""A climb that ends further away has found another mode: `confidence` speaks for those."""
+DRAWS = 4
+"""Frames drawn at each of these poses, an even number: they make ν² known to 4 %."""
 
 FURTHEST = np.pi / 2
 """No pose is further from another than this, modulo Rz(π), in more than a few cases: radii end here."""
@@ -88,8 +92,9 @@ class PoseUncertainty:
         self.shell = np.asarray(np.minimum(shell, len(response) - 1), np.int64)
         self.patch = patches(pixels, self.n_pixels, PATCH * speckle)
         self._slopes = np.zeros((2, len(pixels.q)))
-        self._tested, self._found, self._expected = 0, 0.0, 0.0
-        self._near, self._apart = 0, 0.0
+        self._tested = 0
+        self._scatter = np.zeros(2)
+        self._beyond: F64 = np.zeros(0)
         self._rng = np.random.default_rng(0)  # its own: weighing poses changes none
 
     @property
@@ -101,17 +106,16 @@ class PoseUncertainty:
     @property
     def misfit(self) -> float:
         """κ²: scatter of the scores of patches over what photons alone make, at least 1."""
-        return max(1.0, self._found / self._expected) if self._expected > 0 else 1.0
+        found, expected = self._scatter
+        return float(max(1.0, found / expected)) if expected > 0 else 1.0
 
     @property
-    def roughness(self) -> float:
-        """ρ²: mean square distance about each axis of the other maxima close to a pose, as likely as they are, rad²."""
-        return self._apart / (3 * self._near) if self._near else 0.0
+    def nonlinearity(self) -> float:
+        """ν²: of drawn frames, the error over the radius that Fisher information states, squared; 68 % have less."""
+        return float(max(1.0, np.quantile(self._beyond, LEVEL) ** 2)) if len(self._beyond) else 1.0
 
-    def test(
-        self, likelihood: PoseLikelihood, photons: SparsePhotons, rotation: F32, fisher: F64, fluence: F64
-    ) -> None:
-        """Look at some frames until enough were seen: at their residuals, and at where they end when refined anew.
+    def test(self, likelihood: PoseLikelihood, photons: SparsePhotons, rotation: F32, fluence: F64) -> None:
+        """Look at some frames until enough were seen: at their residuals, and at how well frames like them are found.
 
         Parameters
         ----------
@@ -119,45 +123,78 @@ class PoseUncertainty:
             Under which the poses were found.
         photons : SparsePhotons
             N frames.
-        rotation, fisher : (N, 3, 3)
-            Their poses, and Fisher information as from refinement.
+        rotation : (N, 3, 3) float32
+            Their poses.
         fluence : (N,) float64
         """
         n = min(len(photons), FRAMES_TESTED - self._tested)
-        if n > 0:
-            few = photons.take(np.arange(n))
-            self._look_at_residuals(few, rotation[:n], fluence[:n])
-            self._refine_anew(likelihood, few, rotation[:n], self.covariance(few, rotation[:n], fisher[:n]))
+        if n <= 0:
+            return
+        few, pose = photons.take(np.arange(n)), np.ascontiguousarray(rotation[:n], np.float32)
+        self._look_at_slopes(few, pose)
+        self._scatter += self._patch_scatter(few, pose, fluence[:n])
+        drawn, truth = self.draw(pose, fluence[:n]), np.repeat(pose, DRAWS, 0)
+        end, fisher, _ = likelihood.refine(drawn, self._beside(drawn, truth)[:, None])
+        self._beyond = np.append(self._beyond, _strayed(end[:, 0], truth, fisher[:, 0]))
+        self._tested += n
 
-    def _look_at_residuals(self, few: SparsePhotons, rotation: F32, fluence: F64) -> None:
-        n = len(few)
-        length = int(self.patch.max()) + 1
-        score, fisher = np.zeros((n, length, 3)), np.zeros((n, length, 3, 3))
-        patch_scores(
-            np.ascontiguousarray(rotation, np.float32), few.dense(self.n_pixels), fluence, self.pixels.q,
-            self.brightness, self.patch, self.log_grid, self.pixels.edge, score, fisher,
-        )  # fmt: skip
+    def _look_at_slopes(self, few: SparsePhotons, rotation: F32) -> None:
         gradient_products(
-            np.ascontiguousarray(rotation, np.float32), few.start[:-1], few.stops(self.n_pixels), self.pixels.q,
-            few.pixel, few.count, self.log_grid, *self.halves, self.pixels.edge, self._slopes,
+            rotation, few.start[:-1], few.stops(self.n_pixels), self.pixels.q, few.pixel, few.count,
+            self.log_grid, *self.halves, self.pixels.edge, self._slopes,
         )  # fmt: skip
         self.believed = self._belief()
+
+    def _patch_scatter(self, few: SparsePhotons, rotation: F32, fluence: F64) -> F64:
+        """(2,) squared scores of patches, in units of the pose's Fisher information: found, and expected of photons."""
+        length = int(self.patch.max()) + 1
+        score, fisher = np.zeros((len(few), length, 3)), np.zeros((len(few), length, 3, 3))
+        patch_scores(
+            rotation, few.dense(self.n_pixels), fluence, self.pixels.q, self.brightness, self.patch, self.log_grid,
+            self.pixels.edge, score, fisher,
+        )  # fmt: skip
         inverse = np.linalg.inv(fisher.sum(1) + PRIOR * np.eye(3))
         # at the likeliest pose the scores sum to zero: each patch has lost what it gave to the fit
         free = fisher - fisher @ inverse[:, None] @ fisher
-        self._found += float(np.einsum("nbi,nij,nbj->", score, inverse, score))
-        self._expected += float(np.einsum("nbij,nji->", free, inverse))
-        self._tested += n
+        found = np.einsum("nbi,nij,nbj->", score, inverse, score)
+        return np.array([found, np.einsum("nbij,nji->", free, inverse)])
 
-    def _refine_anew(self, likelihood: PoseLikelihood, few: SparsePhotons, rotation: F32, covariance: F64) -> None:
-        """Climb again from where the pose might as well have been; note how far from it that ends, and how likely."""
-        aside = np.linalg.cholesky(covariance) @ self._rng.normal(size=(len(few), 3, 1))
-        start = np.stack([rotation, exp_map(aside[:, :, 0]) @ rotation], 1)
-        end, _, value = likelihood.refine(few, np.ascontiguousarray(start, np.float32))
-        apart = np.minimum(geodesic_angle(end[:, 1], rotation), geodesic_angle(end[:, 1] @ RZ_PI, rotation))
-        near = apart < NEAR
-        there = expit(value[:, 1] - value[:, 0])
-        self._near, self._apart = self._near + int(near.sum()), self._apart + float(there[near] @ apart[near] ** 2)
+    def _beside(self, photons: SparsePhotons, rotation: F32) -> F32:
+        """(N, 3, 3) poses as far from these as photons leave open, at random."""
+        inverse = np.linalg.inv(self._fisher(photons, rotation, np.ones_like(self.brightness)) + PRIOR * np.eye(3))
+        aside = np.linalg.cholesky(inverse) @ self._rng.normal(size=(len(rotation), 3, 1))
+        return np.asarray(exp_map(aside[:, :, 0]) @ rotation, np.float32)
+
+    def draw(self, rotation: F32, fluence: F64) -> SparsePhotons:
+        """`DRAWS` frames at each of (N, 3, 3) poses, of fluence (N,), on the pixels that are scored: every second one
+        from v trilinear between voxels, the others from ln v trilinear.
+        """
+        q, brightness = self.pixels.q[: self.n_pixels], self.brightness[: self.n_pixels]
+        ratio, log_ratio = np.empty((2, 1, self.n_pixels), np.float32)
+        field = np.exp(self.log_grid)
+        lit = []
+        for j, f in enumerate(fluence):
+            gather(rotation[j : j + 1], q, field, self.pixels.edge, ratio)
+            gather(rotation[j : j + 1], q, self.log_grid, self.pixels.edge, log_ratio)
+            laws = [np.cumsum(f * brightness * v[0], dtype=np.float64) for v in (ratio, np.exp(log_ratio))]
+            for below in laws * (DRAWS // 2):
+                at = np.searchsorted(below, below[-1] * self._rng.random(self._rng.poisson(below[-1])), side="right")
+                lit.append(np.unique(np.minimum(at, self.n_pixels - 1), return_counts=True))
+        return SparsePhotons(
+            start=np.cumsum([0, *(len(pixel) for pixel, _ in lit)]),
+            pixel=np.concatenate([pixel for pixel, _ in lit]).astype(np.int32),
+            count=np.concatenate([count for _, count in lit]).astype(np.float32),
+            index=np.arange(len(lit)),
+        )
+
+    def _fisher(self, photons: SparsePhotons, rotation: F32, weight: F32) -> F64:
+        """(N, 3, 3) Σ weight K t tᵀ at poses (N, 3, 3), `weight` (U,)."""
+        out = np.zeros((len(photons), 3, 3))
+        weighted_fisher(
+            np.ascontiguousarray(rotation, np.float32), photons.start[:-1], photons.stops(self.n_pixels), self.pixels.q,
+            photons.pixel, photons.count, weight, self.log_grid, self.pixels.edge, out,
+        )  # fmt: skip
+        return out
 
     def _belief(self) -> F32:
         """(U,) a for each pixel."""
@@ -169,14 +206,9 @@ class PoseUncertainty:
 
     def covariance(self, photons: SparsePhotons, rotation: F32, fisher: F64) -> F64:
         """(N, 3, 3) of the rotation vector ω in exp(ω)·rotation, rad²; `fisher` (N, 3, 3) as from refinement."""
-        slope = np.zeros((len(photons), 3, 3))
-        weighted_fisher(
-            np.ascontiguousarray(rotation, np.float32), photons.start[:-1], photons.stops(self.n_pixels), self.pixels.q,
-            photons.pixel, photons.count, self.believed, self.log_grid, self.pixels.edge, slope,
-        )  # fmt: skip
-        inverse = np.linalg.inv(slope + PRIOR * np.eye(3))
+        inverse = np.linalg.inv(self._fisher(photons, rotation, self.believed) + PRIOR * np.eye(3))
         scatter = inverse @ (self.misfit * fisher + PRIOR * np.eye(3)) @ inverse
-        return np.asarray(scatter + self.roughness * np.eye(3))
+        return np.asarray(self.nonlinearity * scatter)
 
     def radius_deg(self, photons: SparsePhotons, rotation: F32, fisher: F64, confidence: F64) -> F64:
         """(N,) geodesic radius in degrees about each pose that holds the truth with probability 0.68, modulo Rz(π).
@@ -185,6 +217,13 @@ class PoseUncertainty:
         elsewhere, and the radius must make up for it.
         """
         return radius_of(self.covariance(photons, rotation, fisher), confidence)
+
+
+def _strayed(end: F32, truth: F32, fisher: F64) -> F64:
+    """(N,) error of poses (N, 3, 3) over the 68 % radius that their Fisher matrices state."""
+    error = np.minimum(geodesic_angle(end, truth), geodesic_angle(end @ RZ_PI, truth))
+    stated = radius_of(np.asarray(np.linalg.inv(fisher + PRIOR * np.eye(3))), np.ones(len(truth)))
+    return np.asarray(np.degrees(error) / stated)
 
 
 def measure_uncertainty(

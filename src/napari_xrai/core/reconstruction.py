@@ -338,7 +338,7 @@ class Reconstruction:
         self.table.put(photons.index, found.rotation, fluence, gain, found.confidence)
         self.table.put_modes(photons.index, found.modes)
         if self.uncertainty is not None:
-            self.uncertainty.test(likelihood, photons, found.rotation, found.fisher, fluence)
+            self.uncertainty.test(likelihood, photons, found.rotation, fluence)
             certain = np.where(found.modes > 1, found.confidence, 1.0)
             radius = self.uncertainty.radius_deg(photons, found.rotation, found.fisher, certain)
             self.table.put_radius(photons.index, radius)

@@ -286,7 +286,8 @@ class TorchPoseLikelihood(PoseLikelihood):
         self.transfer = transfer = exposure.transfer
         self.q_there, grid = transfer(pixels.q), transfer(log_grid)
         cell = torch_kernels.cell_coefficients(grid, pixels.edge)
-        self.scored = ScoredField(grid, cell, pixels.edge, transfer(table), exposure.directions, fluence_shape)
+        fine = Directions(transfer(self.table[1]), self.table[2])
+        self.scored = ScoredField(grid, cell, pixels.edge, transfer(self.table[0]), fine, fluence_shape)
 
     def _lit(self, photons: SparsePhotons, each: int) -> Iterator[tuple[Tensor, LitPixels]]:
         """Parts of a batch: rows, and their photons within the radius."""
