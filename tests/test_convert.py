@@ -150,7 +150,7 @@ def run_folder(tmp_path, det):
     folder = RunFolder(tmp_path / "run")
     folder.start(Settings(input=given))
     paths = "\n".join(map(str, source.paths))
-    folder.write_result(snapshot, paths, poses=True, identity=source.identity(snapshot.poses.frame))
+    folder.write_result(snapshot, paths, poses=True, identity=source.identity)
     return folder, snapshot
 
 

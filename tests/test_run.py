@@ -17,6 +17,7 @@ import mrcfile
 import numpy as np
 import pytest
 
+from napari_xrai.core.blocks import BLOCK_ROWS, Blocks
 from napari_xrai.core.frames import Poses, Volume
 from napari_xrai.io.source import InputError
 from napari_xrai.run import RunFolder, read_run
@@ -185,8 +186,28 @@ with only_writer(Path({str(tmp_path)!r})):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_checkpoint_comes_back_and_unchanged_blocks_are_not_written_again(folder, monkeypatch):
-    monkeypatch.setattr("napari_xrai.run.ROWS_PER_BLOCK", 65_536)
+def test_poses_of_a_table_are_written_part_by_part_with_the_names_of_their_frames(folder, snapshot):
+    n = 150_000
+    columns = {
+        name: Blocks.of(np.resize(column, (n, *column.shape[1:]))) for name, column in vars(snapshot.poses).items()
+    }
+    columns["frame"] = Blocks.of(2 * np.arange(n))
+    asked = []
+
+    def identity(frame):
+        asked.append(len(frame))
+        return {"frame": frame + 1, "index": (frame // 2).astype(np.int32), "file": np.zeros(len(frame), np.int32)}
+
+    folder.write_result(snapshot, "toy.emc", poses=columns, identity=identity)
+    found, names = read_pose_columns(folder.path)
+    assert len(asked) > 1 and max(asked) <= BLOCK_ROWS
+    np.testing.assert_array_equal(found["frame"], 2 * np.arange(n) + 1)
+    np.testing.assert_array_equal(found["index"], np.arange(n))
+    np.testing.assert_array_equal(found["quaternion"], columns["quaternion"].copy())
+    assert names == ["toy.emc"] and found["index"].dtype == np.int32
+
+
+def test_a_checkpoint_comes_back_and_unchanged_blocks_are_not_written_again(folder):
     assert folder.read_checkpoint() is None
     rng = np.random.default_rng(0)
     poses = rng.normal(size=(200_000, 4)).astype(np.float32)

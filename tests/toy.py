@@ -75,6 +75,12 @@ class ToyReconstruction:
             verdict="improving", reason="the toy always improves", facts=self.facts,
         )  # fmt: skip
 
+    def trust(self):
+        return None
+
+    def pose_columns(self):
+        return vars(self.snapshot().poses)
+
     def state(self):
         return {"photons": self.photons}, {"done": self.done, "visits": self.visits, "received": self.received}
 

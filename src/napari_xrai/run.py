@@ -16,6 +16,7 @@ import errno
 import hashlib
 import io
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,22 +29,25 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from .core.blocks import Column
 from .core.frames import Phasing, Snapshot, Volume
+from .core.workers import chunks
 from .io.atomic import replacing, unwritable
 from .io.hdf5_file import new_hdf5
 from .io.mrc import write_mrc
 from .io.source import InputError
-from .run_result import FORMAT_VERSION, RESULT, put_density, put_poses, put_snapshot, read_result
+from .run_result import FORMAT_VERSION, RESULT, Identify, put_density, put_poses, put_snapshot, read_result
 from .settings import Settings
 
 SETTINGS, METRICS, CHECKPOINT = "settings.json", "metrics.jsonl", "checkpoint"
 MAPS = ("intensity.mrc", "density.mrc")
 
-ROWS_PER_BLOCK = 2**18
-"""Long arrays go to the checkpoint in blocks of so many rows; an unchanged block is not written again, and putting one
+BYTES_PER_FILE = 2**20
+"""Long arrays go to the checkpoint in blocks of so much; an unchanged block is not written again, and putting one
 together takes little memory."""
 
 Arrays = dict[str, NDArray[Any]]
+Columns = Mapping[str, Column]
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,23 +141,32 @@ class RunFolder:
                 raise OSError(errno.ENOSPC, "short write")
 
     def write_result(
-        self, snapshot: Snapshot, source: str, *, poses: bool, identity: Mapping[str, NDArray[Any]] | None = None
+        self, snapshot: Snapshot, source: str, *, poses: bool | Columns, identity: Identify | None = None
     ) -> None:
-        """Replace reconstruction.h5. Without `poses` the ones already in the file are carried over.
+        """Replace reconstruction.h5.
 
-        With `identity` (see `BatchedSource.identity`) each pose says which file and frame it is of.
+        Parameters
+        ----------
+        snapshot : Snapshot
+        source : str
+            Names the frames' files, one per line.
+        poses : bool or mapping of str to columns
+            True: those of the snapshot; or other ones, by the names of `Poses`, written part by part. False: those
+            that are in the file are carried over.
+        identity : callable or None
+            Says which file and frame each pose is of: see `BatchedSource.identity`.
         """
         with new_hdf5(self.path / RESULT) as file:
             put_snapshot(file, snapshot, source)
             if poses or not self._carry_poses(file):
-                put_poses(file, snapshot.poses, identity or {}, source)
+                put_poses(file, poses if isinstance(poses, Mapping) else vars(snapshot.poses), identity, source)
 
     def write_maps(self, snapshot: Snapshot) -> None:
         """Write intensity.mrc and, once phased, density.mrc."""
         write_intensity(snapshot.intensity, self.path / "intensity.mrc")
         write_density(snapshot.density, self.path / "density.mrc")
 
-    def write_checkpoint(self, arrays: Arrays, rest: Mapping[str, Any]) -> None:
+    def write_checkpoint(self, arrays: Columns, rest: Mapping[str, Any]) -> None:
         """Save what it takes to continue.
 
         Array files are named by their content, state.json names the files: replacing state.json replaces the
@@ -340,20 +353,21 @@ def _drop_torn_line(path: Path) -> None:
         file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def _blocks(arrays: Arrays) -> Iterator[Arrays]:
+def _blocks(arrays: Columns) -> Iterator[Columns]:
     """The arrays in parts for one file each: the short ones together, the long ones block by block."""
-    yield {name: array for name, array in arrays.items() if not _is_long(array)}
+    yield {name: array for name, array in arrays.items() if len(_parts(array)) <= 1}
     for name, array in arrays.items():
-        if _is_long(array):
-            for start in range(0, len(array), ROWS_PER_BLOCK):
-                yield {name: array[start : start + ROWS_PER_BLOCK]}
+        if len(_parts(array)) > 1:
+            yield from ({name: array[part]} for part in _parts(array))
 
 
-def _is_long(array: NDArray[Any]) -> bool:
-    return array.ndim > 0 and len(array) > ROWS_PER_BLOCK
+def _parts(array: Column) -> list[slice]:
+    """Rows that go into one file each; none of a number."""
+    row_bytes = array.dtype.itemsize * max(1, math.prod(array.shape[1:]))
+    return chunks(len(array), max(1, BYTES_PER_FILE // row_bytes)) if array.ndim else []
 
 
-def _write_tensors(folder: Path, arrays: Arrays) -> str:
+def _write_tensors(folder: Path, arrays: Columns) -> str:
     """Write arrays into a file named by what is in it, unless it is there already; return its name."""
     from safetensors.numpy import save
 

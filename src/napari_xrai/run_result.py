@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import __version__
+from .core.blocks import BLOCK_ROWS, Column
 from .core.frames import STATUS_NAMES, Counters, Phasing, Poses, Progress, Snapshot, Volume
+from .core.workers import chunks
 from .io.source import InputError
 from .run_trust import get_phasing, get_trust, put_trust
 
 FORMAT_VERSION = 1
 RESULT = "reconstruction.h5"
+
+Identify = Callable[[NDArray[np.int64]], Mapping[str, NDArray[Any]]]
+"""What the frames at these positions are called elsewhere."""
 
 
 def put_snapshot(file: h5py.File, snapshot: Snapshot, source: str) -> None:
@@ -29,7 +34,7 @@ def put_snapshot(file: h5py.File, snapshot: Snapshot, source: str) -> None:
     put_density(file, snapshot.density, snapshot.phasing)
     if snapshot.trust is not None:
         put_trust(file, snapshot.trust)
-    status = file.create_dataset("frames/status", data=snapshot.status.astype(np.uint8))
+    status = file.create_dataset("frames/status", data=np.asarray(snapshot.status, np.uint8))
     status.attrs.update({name: value for value, name in STATUS_NAMES.items()})
     for kind, curves in (("history", snapshot.history), ("shells", snapshot.shells)):
         group = file.create_group(f"resolution/{kind}")
@@ -64,16 +69,20 @@ def put_density(file: h5py.File, density: Volume | None, phasing: Phasing | None
             group[name] = curve
 
 
-def put_poses(file: h5py.File, poses: Poses, identity: Mapping[str, NDArray[Any]], source: str) -> None:
-    """Put in the poses, and which file and frame each is of: see `BatchedSource.identity`."""
-    for name, column in vars(poses).items():
-        file[f"poses/{name}"] = np.asarray(column, {"frame": np.int64, "modes": np.uint8}.get(name, np.float32))
-    for name, column in identity.items():
-        if name == "frame":  # where it was before a selection
-            file["poses/frame"][:] = column
-        else:
-            file[f"poses/{name}"] = column
-    if "file" in identity:
+def put_poses(file: h5py.File, poses: Mapping[str, Column], identity: Identify | None, source: str) -> None:
+    """Put in the poses, part by part, for those of a long stream are many; and which file and frame each is of."""
+    n = len(poses["frame"])
+    for name, column in poses.items():
+        kind = {"frame": np.int64, "modes": np.uint8}.get(name, np.float32)
+        file.create_dataset(f"poses/{name}", column.shape, kind)
+    for part in chunks(max(n, 1), BLOCK_ROWS):
+        columns = {name: column[part] for name, column in poses.items() if len(column) == n}
+        named = {} if identity is None else identity(columns["frame"])
+        for name, values in {**columns, **named}.items():  # ``frame`` is where it was before a selection
+            if name not in file["poses"]:
+                file.create_dataset(f"poses/{name}", (n, *values.shape[1:]), values.dtype)
+            file[f"poses/{name}"][part] = values
+    if "file" in file["poses"]:
         file["poses/file"].attrs["names"] = source.split("\n")
 
 

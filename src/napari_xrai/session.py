@@ -215,8 +215,9 @@ class Session:
 
     def _phase_well(self, engine: Reconstruction) -> Iterator[Progress]:
         """Phase a finished intensity from several starts: the live density is good to watch, not to keep."""
-        snapshot = engine.snapshot(all_poses=True)
+        snapshot = engine.snapshot()
         if snapshot is not None:
+            snapshot = replace(snapshot, trust=engine.trust())
             self._phasing.update(snapshot)
             pace, self.frames_per_s, self.time_left_s = self.frames_per_s, 0.0, None
             with ThreadPoolExecutor(1) as pool:
@@ -237,11 +238,11 @@ class Session:
         if now < min(self._next_snapshot, self._next_report):
             return
         poses = now >= max(self._next_report, self._next_poses)
-        snapshot = engine.snapshot(all_poses=poses)
+        snapshot = engine.snapshot()
         self._next_snapshot = time.monotonic() + SNAPSHOT_EVERY_S
         if snapshot is None:
             return
-        snapshot = self._show(snapshot)
+        snapshot = self._show(replace(snapshot, trust=engine.trust()) if poses else snapshot)
         if self._phasing.is_due(now - self._began):
             self._phasing.update(snapshot)
         if now >= self._next_report:
@@ -273,10 +274,9 @@ class Session:
     def _report(self, engine: Reconstruction, snapshot: Snapshot, *, poses: bool) -> None:
         began = time.monotonic()
         self._folder.append_metrics(self._metrics(snapshot))
-        identify = getattr(self.source, "identity", None) if poses else None
-        identity = identify(snapshot.poses.frame) if identify is not None else None
+        identity = getattr(self.source, "identity", None)
         paths = "\n".join(map(str, self.source.paths))
-        self._folder.write_result(snapshot, paths, poses=poses, identity=identity)
+        self._folder.write_result(snapshot, paths, poses=poses and engine.pose_columns(), identity=identity)
         arrays, rest = engine.state()
         if arrays:
             names = cast("LiveSource", self.source).names.state() if self.settings.stream.live else {}

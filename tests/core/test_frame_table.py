@@ -5,48 +5,50 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from napari_xrai.core import blocks
+from napari_xrai.core.blocks import BLOCK_ROWS
 from napari_xrai.core.frame_table import FrameTable
 from napari_xrai.core.frames import DROPPED, NOT_HIT, USED, Counters
 from napari_xrai.core.rotations import random_rotations
 from napari_xrai.core.symmetry import point_group
 
 
-def filled(n, capacity=0):
-    table = FrameTable(capacity)
+def filled(n):
+    table = FrameTable()
     rng = np.random.default_rng(0)
     rotation = random_rotations(n, rng).astype(np.float32)
-    for first in range(0, n, 100):
-        index = np.arange(first, min(first + 100, n))
+    for first in range(0, n, 200):
+        index = np.arange(first, min(first + 200, n))
         table.receive(index, np.zeros(len(index), bool))
         table.put(index, rotation[index], np.ones(len(index)), -index.astype(float), np.full(len(index), 0.5))
     return table, rotation
 
 
 def size(table):
-    return table._fate.nbytes + sum(column.nbytes for column in table._column.values())
+    return table.fate.nbytes + sum(column.nbytes for column in table.column.values())
 
 
-def test_a_frame_costs_42_bytes():
-    table, _ = filled(1000, capacity=1000)
-    assert size(table) == 42 * 1000
+def test_a_frame_costs_42_bytes_but_for_a_block():
+    table, _ = filled(100_000)
+    assert size(table) <= 42 * (100_000 + BLOCK_ROWS)
 
 
 def test_a_frame_without_a_pose_costs_one_byte():
     table, _ = filled(1000)
     table.note(np.arange(1000, 1_000_000), DROPPED)
-    assert size(table) < 42 * 1000 * 1.13 + 1_000_000 * 1.13
+    assert size(table) <= 42 * BLOCK_ROWS + 1_000_000
     assert table.counters() == Counters(received=1_000_000, dropped=999_000, used=1000)
 
 
-def test_growing_wastes_at_most_an_eighth_and_loses_nothing():
-    table, rotation = filled(5000)
-    assert size(table) <= 42 * 5000 * 1.13
-    found, known = table.rotation(np.arange(5000))
+def test_growing_over_blocks_loses_nothing():
+    n = 2 * BLOCK_ROWS + 50
+    table, rotation = filled(n)
+    found, known = table.rotation(np.arange(n))
     assert known.all()
     np.testing.assert_allclose(found, rotation, atol=1e-5)
     poses = table.poses(None)
-    np.testing.assert_array_equal(poses.frame, np.arange(5000))
-    np.testing.assert_array_equal(poses.log_likelihood, -np.arange(5000, dtype=np.float32))
+    np.testing.assert_array_equal(poses.frame, np.arange(n))
+    np.testing.assert_array_equal(poses.log_likelihood, -np.arange(n, dtype=np.float32))
 
 
 def test_counters_add_up():
@@ -83,6 +85,33 @@ def test_frames_may_come_in_any_order():
     np.testing.assert_array_equal(poses.fluence, np.arange(100))
     index = np.array([50, 3, 99])
     np.testing.assert_allclose(table.rotation(index)[0], rotation[index], atol=1e-5)
+
+
+def test_late_frames_take_their_places_over_blocks(monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 16)
+    table, rng = FrameTable(), np.random.default_rng(0)
+    position = rng.permutation(1000)[:500]
+    rotation = random_rotations(500, rng).astype(np.float32)
+    for part in np.arange(500).reshape(25, 20):
+        table.put(position[part], rotation[part], part.astype(float), np.zeros(20), np.ones(20))
+    order = np.argsort(position)
+    np.testing.assert_array_equal(table.poses(None).frame, position[order])
+    np.testing.assert_array_equal(table.poses(None).fluence, order)
+    np.testing.assert_allclose(table.rotation(position)[0], rotation, atol=1e-5)
+    assert np.isnan(table.poses(None).radius68).all()
+
+
+def test_a_table_comes_back_from_its_state_and_from_an_older_one():
+    table, rotation = filled(300)
+    arrays = {name: np.array(column) for name, column in table.state().items()} | {"other": np.zeros(3)}
+    del arrays["frame_modes"]
+    again = FrameTable.of(arrays)
+    assert again.counters() == table.counters()
+    again.put(np.array([300]), rotation[:1], np.ones(1), np.zeros(1), np.ones(1))
+    again.put_modes(np.array([300]), np.ones(1, np.uint8))
+    poses = again.poses(None)
+    np.testing.assert_array_equal(poses.quaternion[:300], table.poses(None).quaternion)
+    assert poses.modes.tolist() == [0] * 300 + [1]
 
 
 def test_few_poses_are_an_even_sample():

@@ -53,6 +53,12 @@ class GuiEngine:
             facts=self.facts,
         )  # fmt: skip
 
+    def trust(self):
+        return None
+
+    def pose_columns(self):
+        return vars(self.snapshot().poses)
+
     def state(self):
         return {"seen": np.arange(float(self.done))}, {"done": self.done}
 

@@ -164,6 +164,20 @@ def test_files_are_read_once_they_are_finished_and_damaged_ones_are_left_out(tmp
     assert any("another shape" in fault for fault in stream.faults)
 
 
+def test_the_files_that_a_folders_frames_are_named_by_are_those_read_so_far(tmp_path, monkeypatch):
+    monkeypatch.setattr(follow, "SETTLED_S", 0.2)
+    for name in ("r1.npy", "r2.npy"):
+        np.save(tmp_path / name, 3 + np.arange(6 * 64, dtype="u1").reshape(6, 8, 8) % 2)
+    live = open_live([tmp_path], StreamOptions(idle_timeout_s=5.0, find_hits=False), beam=BEAM)
+    assert live.paths == (tmp_path,)
+    with live.inlet(0, 12) as inlet:
+        while not inlet.ended:
+            inlet.take(20, 0.1)
+    named = live.identity(np.array([5, 6]))
+    assert [live.paths[n].name for n in named["file"]] == ["r1.npy", "r2.npy"]
+    assert named["index"].tolist() == [5, 0] and named["frame"].tolist() == [5, 6]
+
+
 def test_a_replay_is_called_one_and_keeps_its_rate(tmp_path):
     np.save(tmp_path / "r.npy", 3 + np.arange(100 * 64, dtype="u1").reshape(100, 8, 8) % 2)
     live = open_live([tmp_path / "r.npy"], StreamOptions(replay_hz=200.0), beam=BEAM)

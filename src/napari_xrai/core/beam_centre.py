@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,6 +165,12 @@ class Beam:
     tangent: tuple[float, float] = (0.0, 0.0)
     off: float = 0.0
     sentence: str = ""
+
+    @classmethod
+    def of(cls, saved: dict[str, Any]) -> Beam:
+        """The beam with these ``vars``, as JSON gives them back."""
+        x, y = saved.get("tangent", (0.0, 0.0))
+        return cls(**saved | {"tangent": (x, y)})
 
 
 def find_beam(detector: Detector, pixels: Pixels, photons: SparsePhotons, speckle: float, move: bool) -> Beam:

@@ -27,6 +27,7 @@ from . import kernels, pose_uncertainty
 from .arrivals import Arrivals, Inlet
 from .beam_centre import Beam
 from .blank_background import BlankBackground
+from .blocks import Column
 from .detector import through_beam
 from .evidence import Evidence
 from .frame_table import FrameTable
@@ -437,7 +438,7 @@ class OnlineReconstruction(Reconstruction):
 
     # ---------------------------------------------------------------- to continue later
 
-    def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    def state(self) -> tuple[dict[str, Column], dict[str, Any]]:
         """As of a `Reconstruction`, with the frames that everything was measured on.
 
         Evidence is that of the last update: of at most a block of frames, poses are kept and photons are not.

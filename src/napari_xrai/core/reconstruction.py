@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from . import kernels, pose_uncertainty
 from .amortised import AmortisedPoses
 from .beam_centre import Beam
+from .blocks import Column
 from .bootstrap import bootstrap
 from .contrast import photon_contrast
 from .coverage import ViewDensity
@@ -37,7 +37,7 @@ from .starts import Starts
 from .stopping import another_pass_pays, passes_needed
 from .symmetry import Orbit, point_group
 from .torch_backend import backend_of
-from .trust import assess
+from .trust import Trust, assess
 from .verdict import judge, so_far
 
 F32 = NDArray[np.float32]
@@ -56,9 +56,7 @@ FEWEST_RINGS = 0.95
 MARCH = 0.5
 SEARCH_RADIUS = 1.9
 SEARCH_SAMPLING = 3.2
-
 PASSES_PER_START = 2
-
 MARCHING_UPDATES, FRAMES_PER_UPDATE = 6, 4000
 FIRST_BETA = 0.5
 """Inverse temperature of the march's first posteriors; it rises to 1."""
@@ -94,7 +92,7 @@ class Reconstruction:
         self.detector, self.pixels = detector, pixels_of(detector)
         self.group, self.rng = point_group(settings.symmetry), np.random.default_rng(settings.seed)
         self.orbit: Orbit | None = None
-        self.table, self.proposals = FrameTable(n_frames or 0), settings.proposals
+        self.table, self.proposals = FrameTable(), settings.proposals
         self.facts: dict[str, str] = {}
         self.history: dict[str, list[float]] = {name: [] for name in HISTORY}
         self.field: IntensityField | None = None
@@ -416,38 +414,42 @@ class Reconstruction:
         """
         if self.field is None:
             return None
-        pixels, resolved = self.pixels, self.resolution_q()
-        verdict, reason = self.verdict()
-        shells, trust = {"q": np.zeros(0), "half_cc": np.zeros(0)}, None
-        if self.halves is not None:
-            shells = {"q": self.halves.q, "half_cc": self.halves.value}
-        if self.halves is not None and self.carried is not None and all_poses:
-            trust = assess(
-                self.field, *self.carried, self.halves, self.table.directions(self.group), self.table.counters().used,
-                self.contrast.with_fluence(self.fluence_shape), pixels,
-            )  # fmt: skip
+        pixels, resolved, (verdict, reason) = self.pixels, self.resolution_q(), self.verdict()
+        curve = (self.halves.q, self.halves.value) if self.halves is not None else (np.zeros(0), np.zeros(0))
         return Snapshot(
             intensity=Volume(self.field.volume(), pixels.voxel_size, pixels.units),
             weight=Volume(self.field.weight(), pixels.voxel_size, pixels.units),
             density=None,
             poses=self.table.poses(None if all_poses else LIVE_POSES),
-            status=self.table.status.copy(),
+            status=self.table.status,
             history={name: np.array(values) for name, values in self.history.items()},
-            shells=shells,
+            shells=dict(zip(("q", "half_cc"), curve, strict=True)),
             counters=self.table.counters(),
             progress=self.progress(),
             resolution_A=1 / resolved if np.isfinite(resolved) and pixels.units == "1/angstrom" else None,
             verdict=verdict,
             reason=reason,
             facts=dict(self.facts),
-            trust=trust,
+            trust=self.trust() if all_poses else None,
         )
+
+    def trust(self) -> Trust | None:
+        """What the intensity is worth, or None before there are halves; it takes a moment."""
+        if self.field is None or self.halves is None or self.carried is None:
+            return None
+        contrast, views = self.contrast.with_fluence(self.fluence_shape), self.table.directions(self.group)
+        return assess(self.field, *self.carried, self.halves, views, self.table.counters().used, contrast, self.pixels)
+
+    def pose_columns(self) -> Mapping[str, Column]:
+        """Every frame's pose, by the names of `Poses`, to be written before the engine goes on: nothing is copied."""
+        return self.table.pose_columns()
 
     def verdict(self) -> tuple[Verdict, str]:
         """One look, with the reason in words."""
-        off, count = self.beam.off if self.beam else 0.0, self.table.counters()
+        off = self.beam.off if self.beam else 0.0
         if self.phase != "done":
             return "improving", so_far(self.phase, self.settled, self.speckle.sampled, off)
+        count = self.table.counters()
         crowding = 0.0 if self.orbit is None else ViewDensity(self.table.directions(self.group)).crowding
         return judge(
             sampled=self.speckle.sampled, used=count.used, junk=count.junk, starts=self.starts,
@@ -455,16 +457,16 @@ class Reconstruction:
             off_centre=off, crowding=crowding,
         )  # fmt: skip
 
-    def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Arrays, and a JSON-able rest, from which `restore` goes on after the last full pass; empty before one."""
+    def state(self) -> tuple[dict[str, Column], dict[str, Any]]:
+        """Arrays, the table's own too, and a JSON-able rest, from which `restore` goes on; empty before a full pass."""
         if self.field is None or self.carried is None or not self.begun:
             return {}, {}
         arrays = self.field.state() | {"drift": self.drift.coefficient.copy()}
         for half in range(2):
             arrays[f"photons_{half}"], arrays[f"exposure_{half}"] = self.carried[0][half], self.carried[1][half]
-        arrays |= {"status": self.table.status, **{f"frame_{n}": column for n, column in self.table.column.items()}}
         rest = {name: getattr(self, name) for name in CONTINUED}
-        return arrays, rest | {"rng": self.rng.bit_generator.state, "beam": asdict(self.beam or Beam())}
+        rest |= {"rng": self.rng.bit_generator.state, "beam": vars(self.beam or Beam())}
+        return arrays | self.table.state(), rest
 
     def restore(self, arrays: dict[str, NDArray[Any]], rest: dict[str, Any]) -> None:
         """Take up a `state`; an empty one starts anew."""
@@ -472,13 +474,11 @@ class Reconstruction:
             return
         for name in CONTINUED:
             setattr(self, name, rest[name])
-        beam = rest.get("beam", {})  # older checkpoints have it where the geometry does
-        self.beam = Beam(**beam | {"tangent": tuple(beam.get("tangent", (0.0, 0.0)))})
+        self.beam = Beam.of(rest.get("beam", {}))  # older checkpoints have it where the geometry does
         self.rng.bit_generator.state = rest["rng"]
         photons, exposure = ([arrays[f"{kind}_{half}"] for half in range(2)] for kind in ("photons", "exposure"))
         self.carried = photons, exposure
-        column = {name.removeprefix("frame_"): a for name, a in arrays.items() if name.startswith("frame_")}
-        self.table = FrameTable.of(arrays["status"], column)
+        self.table = FrameTable.of(arrays)
         self.drift.coefficient[:] = arrays.get("drift", 0)  # older checkpoints have none
         self.restored = arrays
 

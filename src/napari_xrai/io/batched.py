@@ -128,12 +128,13 @@ class BatchedSource(ABC):
         }  # fmt: skip
         if not self.ids:
             return found
+        first, last = (int(wanted.min()), int(wanted.max()) + 1) if len(wanted) else (0, 0)
         with open_hdf5(self._stored()) as file:
             for name, dataset in self.ids.items():
                 node = file.get(dataset)
                 if isinstance(node, h5py.Dataset) and node.ndim and len(node) >= (self.n_frames or 0):
-                    values = np.asarray(node[: self.n_frames] if node.ndim == 1 else node[: self.n_frames, 0])
-                    found[name] = values[wanted]
+                    values = np.asarray(node[first:last] if node.ndim == 1 else node[first:last, 0])
+                    found[name] = values[wanted - first]
         return found
 
     def _bounded(self, rows: Rows, lo: int, hi: int) -> Frames:
@@ -185,7 +186,7 @@ class JoinedSource(BatchedSource):
         files_before = 0
         for n, part in enumerate(self._parts):
             rows = np.flatnonzero(part_of == n)
-            named = part.identity(wanted[rows] - self._offset[n])
+            named = part.identity(wanted[rows] - self._offset[n]) if len(rows) else {"file": np.zeros(0, np.int32)}
             named["file"] = named["file"] + np.int32(files_before)
             files_before += len(part.paths)
             for name, values in named.items():

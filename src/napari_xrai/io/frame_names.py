@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.blocks import Blocks, Column
+
 UNKNOWN = -1
 PREFIX = "names_"
 POSITION = "position"
@@ -20,43 +22,37 @@ class FrameNames:
     """
 
     def __init__(self) -> None:
-        self._parts: list[dict[str, NDArray[Any]]] = []
+        self._column: dict[str, Blocks] = {}
 
     def add(self, position: NDArray[np.int64], names: Mapping[str, NDArray[Any]]) -> None:
         """Take note of frames at rising positions (N,), each name (N,)."""
-        if names and len(position):
-            self._parts.append({POSITION: position, **{name: _small(values) for name, values in names.items()}})
-        if len(self._parts) > 1000:
-            self._joined()
+        if not names or not len(position):
+            return
+        before = len(self._column.get(POSITION, ()))
+        for name, values in {POSITION: position, **{name: _small(values) for name, values in names.items()}}.items():
+            column = self._column.setdefault(name, Blocks(values.dtype, UNKNOWN))
+            column.grow(before)
+            column.append(values)
+        for column in self._column.values():
+            column.grow(before + len(position))
 
     def of(self, position: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """Each name of the frames at these positions (N,); −1 where it is not known."""
-        known = self._joined()
-        if not known:
+        if not self._column:
             return {}
-        row = np.minimum(np.searchsorted(known[POSITION], position), len(known[POSITION]) - 1)
-        there = known[POSITION][row] == position
-        return {name: np.where(there, values[row], UNKNOWN) for name, values in known.items() if name != POSITION}
+        row, there = self._column[POSITION].find(position)
+        row[~there] = 0
+        names = {name: column for name, column in self._column.items() if name != POSITION}
+        return {name: np.where(there, column[row], UNKNOWN) for name, column in names.items()}
 
-    def state(self) -> dict[str, NDArray[Any]]:
+    def state(self) -> dict[str, Blocks]:
         """Everything, for `restore`."""
-        return {PREFIX + name: values for name, values in self._joined().items()}
+        return {PREFIX + name: column for name, column in self._column.items()}
 
-    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def restore(self, arrays: Mapping[str, Column]) -> None:
         """Take up a `state`, among other arrays."""
-        state = {name.removeprefix(PREFIX): a for name, a in arrays.items() if name.startswith(PREFIX)}
-        self._parts = [state] if state else []
-
-    def _joined(self) -> dict[str, NDArray[Any]]:
-        if len(self._parts) > 1:
-            kinds = {name: values.dtype for part in self._parts for name, values in part.items()}
-
-            def column(part: dict[str, NDArray[Any]], name: str) -> NDArray[Any]:
-                return part[name] if name in part else np.full(len(part[POSITION]), UNKNOWN, kinds[name])
-
-            joined = {name: np.concatenate([column(part, name) for part in self._parts]) for name in kinds}
-            self._parts = [joined]
-        return self._parts[0] if self._parts else {}
+        state = {name.removeprefix(PREFIX): np.asarray(a) for name, a in arrays.items() if name.startswith(PREFIX)}
+        self._column = {name: Blocks.of(values, UNKNOWN) for name, values in state.items()}
 
 
 def _small(values: NDArray[Any]) -> NDArray[Any]:

@@ -74,14 +74,18 @@ class LiveSource:
 
     def __init__(self, like: FrameSource, make: Callable[[int], Stream], words: str, options: StreamOptions) -> None:
         self.format, self.shape, self.n_pixels = words, like.shape, like.n_pixels
-        self.paths: tuple[Path, ...] = like.paths
         self.detector: Detector | None = like.detector
         self.n_frames: int | None = None
         self.notes: tuple[str, ...] = getattr(like, "notes", ())
         self.missing: tuple[str, ...] = getattr(like, "missing", ())
-        self.options, self._make = options, make
+        self.options, self._make, self._like_paths = options, make, like.paths
         self.stream: Stream | None = None
         self.names = FrameNames()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Of a folder, the files read so far, which ``file`` counts."""
+        return tuple(getattr(self.stream, "paths", ())) or self._like_paths
 
     @property
     def faults(self) -> dict[str, int]:
@@ -105,7 +109,6 @@ class LiveSource:
 
     def identity(self, frames: NDArray[np.integer[Any]]) -> dict[str, NDArray[Any]]:
         """What the frames at these positions in the order of reception are called elsewhere: see `FrameNames`."""
-        self.paths = tuple(getattr(self.stream, "paths", ())) or self.paths  # of a folder: what ``file`` counts
         position = np.asarray(frames, np.int64)
         return {"frame": position, **self.names.of(position)}
 

@@ -42,7 +42,6 @@ class FrameSource(Protocol):
 
     format: str
     """In words: ``"CXI 1.6"``, ``"Dragonfly photons (HDF5)"``."""
-    paths: tuple[Path, ...]
     n_frames: int | None
     """None where the end is not known."""
     shape: tuple[int, ...]
@@ -50,6 +49,11 @@ class FrameSource(Protocol):
     n_pixels: int
     detector: Detector | None
     """None while the geometry is missing."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Files that the frames come from; of a stream, so far."""
+        ...
 
     def batches(self, size: int, start: int = 0) -> Iterator[Frames]:
         """Yield frames ``start, start+1, …`` in batches of `size` (the last may be smaller)."""
