@@ -49,9 +49,10 @@ class FineDirections:
         node, weight = _neighbours(m)
         # S_j(α_j) with α_j = α + α_jn: the phase between the two frames of reference
         phase = _in_plane(coarse[node].astype(np.float64), self.rotation[:, None].astype(np.float64))
-        row = np.arange(len(node) + 1) * node.shape[1]
-        self._of = [
-            csr_array(((weight * phase**k).ravel(), node.ravel(), row), shape=(len(node), len(coarse)))
+        used = weight != 0
+        column, row = node[used].astype(np.int32), np.append(0, np.cumsum(used.sum(1))).astype(np.int32)
+        self._of = [  # single precision, like the table, and one pattern for all: they stay in memory
+            csr_array(((weight * phase**k)[used].astype(np.complex64), column, row), shape=(len(node), len(coarse)))
             for k in range(harmonics + 1)
         ]
 
