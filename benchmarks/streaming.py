@@ -211,11 +211,14 @@ def in_folder(data: Path, folder: Path, n: int, _: float, __: float) -> Run:
     files.mkdir()
 
     def look() -> None:
-        """Keep the result of the first tenth."""
-        metrics = out / "metrics.jsonl"
+        """Keep the first result after a tenth that has poses: they are written once a minute."""
+        metrics, result = out / "metrics.jsonl", out / "reconstruction.h5"
         lines = metrics.read_text().splitlines() if metrics.exists() and not early.exists() else []
         if lines and json.loads(lines[-1])["received"] >= n / 10:
-            shutil.copy(out / "reconstruction.h5", early)
+            with h5py.File(result) as file:
+                written = "poses" in file
+            if written:
+                shutil.copy(result, early)
 
     with subprocess.Popen([sys.executable, __file__, "--fill", str(files), "--data", str(data), "--frames", str(n)]):
         while not any(files.glob("part*.h5")):
