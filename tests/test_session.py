@@ -196,6 +196,14 @@ def test_live_phasing_keeps_to_its_share(engine, tmp_path, monkeypatch):
     assert sum(live) <= 0.1 * 1.5 + 0.1
 
 
+@pytest.mark.parametrize(("name", "other"), [("symmetry", "C2"), ("field", "hash"), ("beam_centre", "given")])
+def test_what_a_run_was_begun_with_is_not_changed_under_way(engine, tmp_path, name, other):
+    list(new_session(tmp_path / "run").run())
+    again = Settings(engine=EngineSettings(**{name: other}))
+    with pytest.raises(InputError, match=f"was made with {name.replace('_', ' ')}.*, not {other}: choose another"):
+        Session(ToySource(), again, tmp_path / "run", resume=True)
+
+
 def test_stopped_while_it_is_phased_it_begins_no_other_start_and_keeps_the_live_density(tmp_path, monkeypatch):
     from napari_xrai.core import phasing
 

@@ -185,7 +185,7 @@ def reconstruct(
     field: Annotated[str | None, typer.Option(help="The 3D intensity's form.", metavar="auto|voxel|hash|siren")] = None,
     symmetry: Annotated[str | None, typer.Option(help="Point group, if known.", metavar="C1|C4|D5|T|O|I")] = None,
     beam_centre: Annotated[
-        str | None, typer.Option(help="Where photons mirror, or as the geometry has it.", metavar="auto|given")
+        str | None, typer.Option(help="Found from the photons (auto), or as in the geometry.", metavar="auto|given")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="settings.json of another run; options win over it.")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Go on with frames that are added to SOURCE.")] = False,

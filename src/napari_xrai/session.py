@@ -159,10 +159,11 @@ class Session:
         began, now = ([path.name for path in s.input.sources] for s in (before, self.settings))
         if (before.input.select, before.input.binning) != (self.settings.input.select, self.settings.input.binning):
             raise InputError(f"{self.out} was made with another selection or binning: choose another folder")
-        for name in ("symmetry", "field"):
+        for name in ("symmetry", "field", "beam_centre"):
             first, then = (getattr(s.engine, name) for s in (before, self.settings))
             if first != then:
-                raise InputError(f"{self.out} was made with {name} {first}, not {then}: choose another folder")
+                said = name.replace("_", " ")
+                raise InputError(f"{self.out} was made with {said} {first}, not {then}: choose another folder")
         if began != now:
             raise InputError(
                 f"{self.out} was made from {', '.join(began)}, not {', '.join(now)}: resume it with those, or choose "

@@ -47,6 +47,8 @@ def test_the_shadow_of_a_beam_stop_that_is_in_no_mask_is_found_and_no_more():
     hot, dead = find_odd_pixels(bare.pixels, sparse(dark))
     assert not hot.any() and set(np.flatnonzero(dead)) == set(np.flatnonzero(behind))
     assert not np.any(find_odd_pixels(bare.pixels, photons))
+    said = leave_out_odd_pixels(bare.pixels, sparse(dark))[2]["odd pixels"]
+    assert said == f"0 hot, 0 dead, {behind.sum()} in the beam stop's shadow: left out"
 
 
 def test_one_flash_in_a_single_frame_is_no_hot_pixel(case, counts):

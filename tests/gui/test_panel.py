@@ -93,7 +93,7 @@ def test_a_run_by_mouse_is_seen_and_saved(qtbot, viewer, panel, tiny, engine):
     assert run.property("state") == "idle"
     poses_before = colors_in(grab(part(panel, QWidget, "poses")))
     engine.steps = 150
-    away = "3.65 pixels from where the geometry has it, (x, y) = (+3.03, -2.02)"
+    away = "3.65 pixels from where the geometry has it, (left, up) = (+3.03, -2.02) along the beam"
     engine.facts = {"beam centre": f"{away}: moved to where photons mirror"}
     start(qtbot, panel, tiny)
     assert run.property("state") == "running"

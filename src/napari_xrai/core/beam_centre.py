@@ -159,7 +159,7 @@ class Beam:
     off : float
         Speckles that photons mirror beside it.
     sentence : str
-        To be shown; empty where photons do not say.
+        To be shown.
     """
 
     tangent: tuple[float, float] = (0.0, 0.0)
@@ -192,7 +192,9 @@ def find_beam(detector: Detector, pixels: Pixels, photons: SparsePhotons, speckl
     for _ in range(MOST_MOVES):
         offset = mirror_point(pixels, photons, speckle)
         if offset is None:
-            return beam or Beam()
+            return beam or Beam(
+                sentence=f"left where the geometry has it: photons do not show it within {REACH} voxels"
+            )
         off, near = offset * pixels.voxel_size / pitch, np.hypot(*offset) < MOVED * speckle
         if beam is not None and near:
             return beam
@@ -205,12 +207,14 @@ def find_beam(detector: Detector, pixels: Pixels, photons: SparsePhotons, speckl
         moved = np.array([x, y]) * detector.ewald_radius / pitch
         beam = Beam((float(x), float(y)), 0.0, f"{_away(moved)}: moved to where photons mirror")
         pixels, photons = moved_pixels(detector, beam, pixels, photons)
-    return beam or Beam()
+    assert beam is not None
+    return beam
 
 
 def _away(off: F64) -> str:
     x, y = off
-    return f"{np.hypot(x, y):.2f} pixels from where the geometry has it, (x, y) = ({x:+.2f}, {y:+.2f})"
+    place = f"(left, up) = ({x:+.2f}, {y:+.2f}) along the beam"  # lab x and y: columns and rows run the other way
+    return f"{np.hypot(x, y):.2f} pixels from where the geometry has it, {place}"
 
 
 def moved_pixels(

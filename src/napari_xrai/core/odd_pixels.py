@@ -97,4 +97,7 @@ def leave_out_odd_pixels(pixels: Pixels, photons: SparsePhotons) -> tuple[Pixels
     kept = ~(hot | dead)
     if kept.all():
         return pixels, photons, {}
-    return pixels.only(kept), photons.on(kept), {"odd pixels": f"{hot.sum()} hot, {dead.sum()} dead: left out"}
+    shadow = dead & _shadow(pixels, np.bincount(photons.pixel, photons.count, len(dead)).astype(np.float64))
+    said = f"{hot.sum()} hot, {(dead & ~shadow).sum()} dead"
+    said += f", {shadow.sum()} in the beam stop's shadow" if shadow.any() else ""
+    return pixels.only(kept), photons.on(kept), {"odd pixels": f"{said}: left out"}

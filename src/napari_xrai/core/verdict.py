@@ -35,7 +35,7 @@ def _hopeless(sampled: bool, off_centre: float) -> str:
     if not sampled:
         return "neighbouring pixels do not light together: these frames hold no speckles to tell a pose by"
     if off_centre > OFF_CENTRE:
-        return f"photons mirror {off_centre:.2f} speckles beside the beam: move its centre there"
+        return f"photons mirror {off_centre:.2f} speckles beside the beam: begin again with the beam centre on auto"
     return ""
 
 
