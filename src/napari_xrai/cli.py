@@ -60,6 +60,12 @@ SelectOption = Annotated[
         metavar="FILE|odd|even|start:stop:step",
     ),
 ]
+BeamCentreOption = Annotated[
+    str | None, typer.Option(help="Found from the photons (auto), or as in the geometry.", metavar="auto|given")
+]
+IdleTimeoutOption = Annotated[
+    float | None, typer.Option(help="A stream has ended after so many seconds without a frame.  [default: 60]")
+]
 PolarizationOption = Annotated[str | None, typer.Option(help="x, y or none, where no file says.", metavar="x|y|none")]
 
 
@@ -184,14 +190,10 @@ def reconstruct(
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     field: Annotated[str | None, typer.Option(help="The 3D intensity's form.", metavar="auto|voxel|hash|siren")] = None,
     symmetry: Annotated[str | None, typer.Option(help="Point group, if known.", metavar="C1|C4|D5|T|O|I")] = None,
-    beam_centre: Annotated[
-        str | None, typer.Option(help="Found from the photons (auto), or as in the geometry.", metavar="auto|given")
-    ] = None,
+    beam_centre: BeamCentreOption = None,
     config: Annotated[Path | None, typer.Option(help="settings.json of another run; options win over it.")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Go on with frames that are added to SOURCE.")] = False,
-    idle_timeout: Annotated[
-        float | None, typer.Option(help="A stream has ended after so many seconds without a frame.  [default: 60]")
-    ] = None,
+    idle_timeout: IdleTimeoutOption = None,
     replay: Annotated[float | None, typer.Option(help="Replay SOURCE at so many frames/s.", metavar="HZ")] = None,
     stream_socket: Annotated[str | None, typer.Option(help="Of the server.", metavar="REQ|SUB|PULL")] = None,
     stream_data: Annotated[str | None, typer.Option(help="Frames in a message.", metavar="SOURCE:KEY")] = None,

@@ -45,7 +45,7 @@ def show_progress(session: Session) -> None:
         task = bar.add_task("starting", total=1.0, pace="")
         for progress in session.run():
             for words in _news(session, told):
-                bar.console.print(words, highlight=False)
+                bar.console.print(words, highlight=False, markup=False)
             known = not math.isnan(progress.fraction)
             bar.update(
                 task, description=progress.phase, completed=progress.fraction if known else 0.0,

@@ -94,7 +94,7 @@ def test_a_run_by_mouse_is_seen_and_saved(qtbot, viewer, panel, tiny, engine):
     poses_before = colors_in(grab(part(panel, QWidget, "poses")))
     engine.steps = 150
     away = "3.65 pixels from where the geometry has it, (left, up) = (+3.03, -2.02) along the beam"
-    engine.facts = {"beam centre": f"{away}: moved to where photons mirror"}
+    engine.facts = {"beam centre": f"moved to where photons mirror, {away}"}
     start(qtbot, panel, tiny)
     assert run.property("state") == "running"
     wait_for_volume(qtbot, viewer)
@@ -109,7 +109,7 @@ def test_a_run_by_mouse_is_seen_and_saved(qtbot, viewer, panel, tiny, engine):
     assert np.abs(canvas(viewer).astype(int) - first).max() > 30
     assert colors_in(grab(part(panel, QWidget, "poses"))) > poses_before + 20
     assert said(panel).startswith("Converged at 20 Å")
-    assert "beam centre moved by 3.65 pixels" in panel.facts.text()
+    assert "beam centre moved to where photons mirror, 3.65 pixels" in panel.facts.text()
     assert is_complete(panel.out.text())
     qtbot.mouseClick(run, LEFT)  # again: another folder, nothing overwritten
     wait_until_idle(qtbot, panel)

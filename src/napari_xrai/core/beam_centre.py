@@ -205,7 +205,7 @@ def find_beam(detector: Detector, pixels: Pixels, photons: SparsePhotons, speckl
         sine = offset / pixels.ewald_radius
         x, y = np.array(beam.tangent if beam else (0, 0)) + sine / np.sqrt(1 - sine @ sine)
         moved = np.array([x, y]) * detector.ewald_radius / pitch
-        beam = Beam((float(x), float(y)), 0.0, f"{_away(moved)}: moved to where photons mirror")
+        beam = Beam((float(x), float(y)), 0.0, f"moved to where photons mirror, {_away(moved)}")
         pixels, photons = moved_pixels(detector, beam, pixels, photons)
     assert beam is not None
     return beam

@@ -299,8 +299,9 @@ class OnlineReconstruction(Reconstruction):
         """Go on with another mask or geometry: evidence stays, the photons of the reservoir lie on pixels that went."""
         if not np.array_equal(detector.q, self.detector.q):  # of another geometry the beam is not known to be elsewhere
             self.beam = Beam() if self.begun else None
-        moved = through_beam(detector, np.array(self.beam.tangent)) if self.beam else detector
-        self.detector = detector
+        self.detector = moved = detector
+        if self.beam and any(self.beam.tangent):
+            moved = through_beam(detector, np.array(self.beam.tangent))
         try:
             pixels = pixels_of(moved, self.pixels if self.begun else None)
         except ValueError as error:

@@ -95,8 +95,8 @@ def frames_words(snapshot: Snapshot) -> str:
         fates.append(f"used {latency:.1f} s after they were taken")
     alert = f"\n! {snapshot.alerts[-1]}" if snapshot.alerts else ""
     faults = f"\n! {snapshot.facts['faults']}" if "faults" in snapshot.facts else ""
-    off, _, rest = snapshot.facts.get("beam centre", "").partition(" from ")
-    beam = f"\n! beam centre moved by {off}: see Chosen" if "moved" in rest else ""
+    centre = snapshot.facts.get("beam centre", "")
+    beam = f"\n! beam centre {centre}" if centre.startswith("moved") else ""
     return " · ".join(fates) + beam + alert + faults
 
 
