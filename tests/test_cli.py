@@ -176,6 +176,15 @@ def test_reconstruct_names_its_folder_by_the_frames_and_the_time(cli, toy, frame
     assert len(run.snapshot.poses.frame) == 200
 
 
+def test_a_run_without_hope_says_so_once_while_it_runs(cli, toy, frames, monkeypatch):
+    monkeypatch.setattr("napari_xrai.session.SNAPSHOT_EVERY_S", 0.0)
+    toy.verdict, toy.reason = "failed", "the beam is elsewhere"
+    status, out, err = cli("reconstruct", frames, "--out", "run")
+    assert status == 0, err
+    assert out.count("! failed: the beam is elsewhere\n") == 1
+    assert out.index("! failed: the beam") < out.index("\nfailed: the beam")
+
+
 def test_a_run_folder_is_kept_unless_told_otherwise(cli, toy, frames):
     assert cli("reconstruct", frames, "--out", "run", "--seed", "1")[0] == 0
     status, _, err = cli("reconstruct", frames, "--out", "run")

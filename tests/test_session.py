@@ -239,7 +239,7 @@ def test_the_real_engine_can_be_stopped_early_and_leaves_a_whole_run(tmp_path):
     run = read_run(tmp_path / "run")
     assert run.snapshot.intensity.data.max() > 0
     assert np.isfinite(run.snapshot.intensity.data).all()
-    assert run.metrics[-1]["verdict"] == "improving"
+    assert run.metrics[-1]["verdict"] != "converged"
     assert (tmp_path / "run" / "intensity.mrc").exists()
 
 

@@ -37,6 +37,7 @@ class ToyReconstruction:
     """Counts the photons of every frame, slowly; its pose of frame n is a turn about z that grows with each pass."""
 
     batch_size = 20
+    verdict, reason = "improving", "the toy always improves"
 
     def __init__(self, passes=3, step_s=0.005, fail_at=None, error=None):
         self.passes, self.step_s, self.fail_at, self.error = passes, step_s, fail_at, error
@@ -72,7 +73,7 @@ class ToyReconstruction:
             history={name: np.arange(3.0) for name in ("frames_seen", "log_likelihood", "resolution_q")},
             shells={"q": np.arange(4.0), "half_cc": np.full(4, np.nan), "weight": np.ones(4)},
             counters=Counters(received=n, used=n), progress=self.progress(), resolution_A=None,
-            verdict="improving", reason="the toy always improves", facts=self.facts,
+            verdict=self.verdict, reason=self.reason, facts=self.facts,
         )  # fmt: skip
 
     def trust(self):

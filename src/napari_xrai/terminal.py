@@ -54,13 +54,16 @@ def show_progress(session: Session) -> None:
 
 
 def _news(session: Session, told: set[str]) -> list[str]:
-    """What was chosen from the data, and what a stream says has changed or gone wrong, each the first time."""
+    """What was chosen, what no pass will mend, and what a stream says has changed or gone wrong: each once."""
     snapshot = session.last_snapshot
     if snapshot is None:
         return []
     chosen = [name for name in snapshot.facts if f"chosen {name}" not in told]
     told.update(f"chosen {name}" for name in chosen)
     news = [f"  {name}: {snapshot.facts[name]}" for name in chosen if name not in ALERTED]
+    if snapshot.verdict == "failed" and not snapshot.progress.fraction >= 1 and snapshot.reason not in told:
+        news.append(f"! failed: {snapshot.reason}")
+        told.add(snapshot.reason)
     if snapshot.live:
         faults = getattr(session.source, "faults", {})
         now = time.strftime("%H:%M:%S")

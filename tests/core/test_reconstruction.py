@@ -108,7 +108,8 @@ def test_a_beam_two_pixels_off_is_put_right_and_one_that_must_stay_is_never_conv
     again.restore(arrays, json.loads(json.dumps(rest)))
     assert again.beam == engine.beam
     engine, steps = off.run(passes=1, beam_centre="given")
-    deque(steps, maxlen=0)
+    seen = {(look.verdict, look.reason) for _ in steps if (look := engine.snapshot()) is not None}
+    assert len(seen) == 1  # said from the first look to the last
     assert engine.snapshot().verdict == "failed" and "mirror" in engine.snapshot().reason
 
 

@@ -34,8 +34,9 @@ def test_one_thing_against_it_is_enough_and_is_named(what, verdict, word):
 
 
 def test_what_no_pass_will_mend_is_said_from_the_start():
-    assert "speckles" in so_far("start 1", 0.0, sampled=False, off_centre=0.0)
-    assert "mirror" in so_far("start 1", 0.0, sampled=True, off_centre=0.4)
-    assert so_far("pass 2 of 8", 0.5, sampled=True, off_centre=0.1).endswith(
-        "50% of the poses stayed within 10° at the last update"
-    )
+    for wrong, word in (({"sampled": False, "off_centre": 0.0}, "speckles"), ({"off_centre": 0.4}, "mirror")):
+        verdict, reason = so_far("start 1", 0.0, **{"sampled": True, **wrong})
+        assert verdict == "failed" and word in reason
+        assert (verdict, reason) == judge(**{**GOOD, **wrong})  # as at the end
+    verdict, reason = so_far("pass 2 of 8", 0.5, sampled=True, off_centre=0.1)
+    assert verdict == "improving" and reason.endswith("50% of the poses stayed within 10° at the last update")

@@ -448,7 +448,7 @@ class Reconstruction:
         """One look, with the reason in words."""
         off = self.beam.off if self.beam else 0.0
         if self.phase != "done":
-            return "improving", so_far(self.phase, self.settled, self.speckle.sampled, off)
+            return so_far(self.phase, self.settled, self.speckle.sampled, off)
         count = self.table.counters()
         crowding = 0.0 if self.orbit is None else ViewDensity(self.table.directions(self.group)).crowding
         return judge(

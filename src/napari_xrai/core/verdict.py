@@ -24,14 +24,15 @@ nothing: frames of a symmetric particle may lie in any of its equal views.
 """
 
 
-def so_far(phase: str, settled: float, sampled: bool, off_centre: float) -> str:
-    """What there is to say of a reconstruction under way; parameters as of `judge`."""
-    reason = _hopeless(sampled, off_centre) or f"{settled:.0%} of the poses stayed within 10° at the last update"
-    return f"{phase}: {reason}"
+def so_far(phase: str, settled: float, sampled: bool, off_centre: float) -> tuple[Verdict, str]:
+    """The verdict on a reconstruction under way, failed where no pass will mend it; parameters as of `judge`."""
+    if reason := hopeless(sampled, off_centre):
+        return "failed", reason
+    return "improving", f"{phase}: {settled:.0%} of the poses stayed within 10° at the last update"
 
 
-def _hopeless(sampled: bool, off_centre: float) -> str:
-    """What no pass will mend."""
+def hopeless(sampled: bool, off_centre: float) -> str:
+    """What no pass will mend, known before the first; nothing where there is hope. Parameters as of `judge`."""
     if not sampled:
         return "neighbouring pixels do not light together: these frames hold no speckles to tell a pose by"
     if off_centre > OFF_CENTRE:
@@ -75,7 +76,7 @@ def judge(
     crowding : float
         Of the views, those that a named point group makes equal included; 0 where none is named.
     """
-    if reason := _hopeless(sampled, off_centre):
+    if reason := hopeless(sampled, off_centre):
         return "failed", reason
     if agreement < DISAGREEMENT:
         return "failed", f"{starts} starts from different noise found different particles"
