@@ -238,6 +238,7 @@ def test_an_interrupt_saves_and_exits_130_and_resume_goes_on(cli, toy, frames, t
     thread.join()
     assert status == 130, err
     assert "--resume --out run" in out
+    assert re.search(r"stopped at \d+%: .*\n.*what was found so far is in run/", out) and "improving:" not in out
     assert "Traceback" not in err
     run = read_run(tmp_path / "run")
     assert len(run.snapshot.poses.frame) == 200

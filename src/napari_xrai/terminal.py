@@ -112,13 +112,24 @@ def _live_words(snapshot: Snapshot) -> list[str]:
 
 
 def closing_words(snapshot: Snapshot, out: Path) -> str:
-    """What came of a reconstruction, and where it is."""
-    counters = snapshot.counters
+    """What came of a reconstruction, at its end or where it was stopped, and where it is."""
+    done, counters = snapshot.progress.fraction, snapshot.counters
+    head, kept = str(snapshot.verdict), "everything"
+    if not done >= 1:
+        head = head if head == "failed" else "stopped" if math.isnan(done) else f"stopped at {done:.0%}"
+        kept = "what was found so far"
     resolution = f"{words}, " if (words := resolution_words(snapshot)) else ""
     phasing = f"density {snapshot.phasing.verdict}: {snapshot.phasing.reason}\n" if snapshot.phasing else ""
-    trust = snapshot.trust if snapshot.verdict != "failed" else None
-    outlook = f"{trust.forecast.sentence}\n{trust.coverage.sentence}\n" if trust is not None else ""
     return (
-        f"{snapshot.verdict}: {resolution}{snapshot.reason}\n{phasing}{outlook}"
-        f"{counters.used:,} of {counters.received:,} frames used; everything is in {out}/"
+        f"{head}: {resolution}{snapshot.reason}\n{phasing}{_outlook(snapshot)}"
+        f"{counters.used:,} of {counters.received:,} frames used; {kept} is in {out}/"
     )
+
+
+def _outlook(snapshot: Snapshot) -> str:
+    """What more frames would bring, and how even the views are; nothing of a failed run."""
+    if snapshot.trust is None or snapshot.verdict == "failed":
+        return ""
+    # a radius that still grows would pass for the limit; a stream, whose end is not known, has grown as far as it can
+    forecast = "" if snapshot.progress.fraction < 1 else f"{snapshot.trust.forecast.sentence}\n"
+    return f"{forecast}{snapshot.trust.coverage.sentence}\n"

@@ -38,5 +38,7 @@ def test_what_no_pass_will_mend_is_said_from_the_start():
         verdict, reason = so_far("start 1", 0.0, **{"sampled": True, **wrong})
         assert verdict == "failed" and word in reason
         assert (verdict, reason) == judge(**{**GOOD, **wrong})  # as at the end
+    verdict, reason = so_far("start 1", None, sampled=True, off_centre=0.1)
+    assert verdict == "improving" and "not found yet" in reason and "%" not in reason
     verdict, reason = so_far("pass 2 of 8", 0.5, sampled=True, off_centre=0.1)
     assert verdict == "improving" and reason.endswith("50% of the poses stayed within 10° at the last update")

@@ -434,8 +434,8 @@ class Reconstruction:
         )
 
     def trust(self) -> Trust | None:
-        """What the intensity is worth, or None before there are halves; it takes a moment."""
-        if self.field is None or self.halves is None or self.carried is None:
+        """What the intensity is worth, or None while the particle is not found; it takes a moment."""
+        if not self.begun or self.field is None or self.halves is None or self.carried is None:
             return None
         contrast, views = self.contrast.with_fluence(self.fluence_shape), self.table.directions(self.group)
         return assess(self.field, *self.carried, self.halves, views, self.table.counters().used, contrast, self.pixels)
@@ -448,7 +448,7 @@ class Reconstruction:
         """One look, with the reason in words."""
         off = self.beam.off if self.beam else 0.0
         if self.phase != "done":
-            return so_far(self.phase, self.settled, self.speckle.sampled, off)
+            return so_far(self.phase, self.settled if self.begun else None, self.speckle.sampled, off)
         count = self.table.counters()
         crowding = 0.0 if self.orbit is None else ViewDensity(self.table.directions(self.group)).crowding
         return judge(

@@ -24,10 +24,15 @@ nothing: frames of a symmetric particle may lie in any of its equal views.
 """
 
 
-def so_far(phase: str, settled: float, sampled: bool, off_centre: float) -> tuple[Verdict, str]:
-    """The verdict on a reconstruction under way, failed where no pass will mend it; parameters as of `judge`."""
+def so_far(phase: str, settled: float | None, sampled: bool, off_centre: float) -> tuple[Verdict, str]:
+    """The verdict on a reconstruction under way, failed where no pass will mend it.
+
+    Parameters as of `judge`; `settled` is None before a start was chosen to go on from.
+    """
     if reason := hopeless(sampled, off_centre):
         return "failed", reason
+    if settled is None:
+        return "improving", f"{phase}: the particle is not found yet"
     return "improving", f"{phase}: {settled:.0%} of the poses stayed within 10° at the last update"
 
 
