@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from napari_xrai.cli import main
-from napari_xrai.core.detector import Panels, detector_from_panels
-from napari_xrai.core.frames import HC_EV_A, Frames, Volume
+from napari_xrai.core.detector import Panels, detector_from_panels, through_beam
+from napari_xrai.core.frames import HC_EV_A, Frames, UsedGeometry, Volume
 from napari_xrai.core.rotations import quaternion_to_matrix, random_rotations
 from napari_xrai.io.cxi import CxiSource
 from napari_xrai.io.cxi_writer import CxiWriter
@@ -216,7 +216,7 @@ def test_maps_of_a_run_are_valid_mrc(cli, run_folder, tmp_path):
 
 def test_a_run_goes_into_cxi_with_its_frames(cli, run_folder, tmp_path):
     _, snapshot = run_folder
-    assert cli("run", "all.cxi")[0] == 0
+    assert cli("run", "all.cxi") == (0, "")
     source = open_source([tmp_path / "all.cxi"])
     assert source.n_frames == 50 and source.shape == (64, 64)
     with h5py.File(tmp_path / "all.cxi") as file:
@@ -224,6 +224,30 @@ def test_a_run_goes_into_cxi_with_its_frames(cli, run_folder, tmp_path):
         assert np.array_equal(result["quaternion"][:], snapshot.poses.quaternion)
         assert np.array_equal(result["intensity"][:], snapshot.intensity.data)
         assert result["intensity"].attrs["units"] == "1/angstrom"
+
+
+def test_a_run_goes_into_cxi_with_the_geometry_and_mask_that_it_used(cli, run_folder, det, tmp_path):
+    folder, snapshot = run_folder
+    mask = np.zeros((64, 64), np.uint8)
+    mask[20, 30], mask[40, 40:43] = 2, 1
+    used = UsedGeometry((0.006, -0.003), (1.5, -0.75), mask, mask == 2)
+    folder.write_result(replace(snapshot, geometry=used), "photons.emc", poses=True)
+    status, said = cli("run", "all.cxi")
+    assert status == 0 and said.count("\n") == 1 and "1.68 pixels from where the files have it, 1 pixel more" in said
+    moved = through_beam(open_source([DATA / "photons.emc", det], energy_eV=ENERGY).detector, np.array(used.tangent))
+    found = open_source([tmp_path / "all.cxi"])
+    np.testing.assert_allclose(found.detector.q, moved.q, atol=1e-9)
+    assert np.array_equal(found.detector.mask, moved.with_mask(mask).mask)
+    assert found.beam.polarization == "x"  # told from the response, which is that about the beam as given
+    assert cli("run", "poses.csv") == (0, "")
+
+
+def test_frames_that_are_not_those_of_the_run_are_refused(cli, run_folder, tmp_path):
+    folder, snapshot = run_folder
+    used = UsedGeometry((0.0, 0.0), (0.0, 0.0), np.zeros((6, 6), np.uint8), np.zeros((6, 6), bool))
+    folder.write_result(replace(snapshot, geometry=used), "photons.emc", poses=True)
+    status, err = cli("run", "all.cxi")
+    assert status == 2 and "bring back the file" in err and err.count("\n") == 1 and not (tmp_path / "all.cxi").exists()
 
 
 def test_a_run_in_detector_voxels_comes_out_in_angstrom_once_its_energy_is_given(cli, run_folder, det, tmp_path):

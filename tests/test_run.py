@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from napari_xrai.core.blocks import BLOCK_ROWS, Blocks
-from napari_xrai.core.frames import Poses, Volume
+from napari_xrai.core.frames import Poses, UsedGeometry, Volume
 from napari_xrai.io.source import InputError
 from napari_xrai.run import RunFolder, read_run
 from napari_xrai.run_lock import only_writer
@@ -71,6 +71,21 @@ def test_what_is_written_is_what_is_read(folder, snapshot):
         assert getattr(run.snapshot, name) == getattr(snapshot, name)
     assert np.array_equal(run.snapshot.status, snapshot.status)
     assert read_run(folder.path / "reconstruction.h5").snapshot.counters == snapshot.counters
+
+
+def test_geometry_and_mask_as_used_come_back_and_older_files_have_none(folder, snapshot):
+    rng = np.random.default_rng(0)
+    mask = rng.integers(0, 3, (6, 6)).astype(np.uint8)
+    used = UsedGeometry((0.01, -0.02), (1.5, -3.0), mask, mask > 1)
+    folder.write_result(replace(snapshot, geometry=used), "toy.emc", poses=True)
+    found = read_run(folder.path).snapshot.geometry
+    assert (found.tangent, found.moved) == (used.tangent, used.moved)
+    assert np.array_equal(found.mask, mask) and np.array_equal(found.left_out, mask > 1)
+    with h5py.File(folder.path / "reconstruction.h5") as file:
+        assert file["geometry/beam_moved"].attrs["units"] == "pixel" and file["geometry/mask"].attrs["not_used"] == 2
+        assert file["geometry/beam_moved"][:].tolist() == [1.5, -3.0]
+    folder.write_result(snapshot, "toy.emc", poses=True)
+    assert read_run(folder.path).snapshot.geometry is None
 
 
 def test_the_result_file_keeps_its_contract(folder, snapshot):

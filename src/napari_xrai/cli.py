@@ -297,8 +297,11 @@ def convert(
         "sources": [source], "detector": detector, "mask": mask, "energy_eV": energy, "distance_m": distance,
         "pixel_size_m": pixel_size, "polarization": polarization, "select": select, "binning": binning,
     }  # fmt: skip
-    show_count(convert_files(_settings(None, {"input": given}).input, out))
+    notes: list[str] = []
+    show_count(convert_files(_settings(None, {"input": given}).input, out, notes))
     print(*files_of(out), sep="\n")
+    for note in notes:
+        print(note, file=sys.stderr)
 
 
 @app.command(epilog="Example:  napari-xrai serve demo --rate 100 --port 45454")

@@ -10,8 +10,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from .core.frames import HC_EV_A, Frames, Snapshot
+from .core.detector import through_beam
+from .core.frames import HC_EV_A, Frames, Snapshot, UsedGeometry
 from .io.batched import BatchedSource
+from .io.binning import BinnedSource
 from .io.cxi_writer import CxiWriter
 from .io.dragonfly_writer import EmcWriter, write_detector
 from .io.geom_text import is_geom, read_geom
@@ -30,12 +32,20 @@ Steps = Iterator[tuple[int, int]]
 """Frames done, and in all."""
 
 
-def convert(given: InputSettings, out: Path) -> Steps:
+def convert(given: InputSettings, out: Path, notes: list[str]) -> Steps:
     """Write what is in `given` as the format that the ending of `out` names; yields as it goes.
 
     Frames: ``.cxi``; ``.emc`` (its detector goes beside it, ``<stem>.det.h5``). A CrystFEL geometry: ``.h5`` or
     ``.dat``, a Dragonfly detector. A run: ``.mrc`` (its intensity, where the name says so; its density otherwise),
-    ``.csv`` or ``.star`` (its poses), ``.cxi`` (its frames, with poses and volumes in ``result_1``).
+    ``.csv`` or ``.star`` (its poses), ``.cxi`` (its frames, with poses and volumes in ``result_1``, and the geometry
+    and mask that it used).
+
+    Parameters
+    ----------
+    given : InputSettings
+    out : Path
+    notes : list of str
+        What is to be said of it is added here, in words.
 
     Raises
     ------
@@ -45,7 +55,7 @@ def convert(given: InputSettings, out: Path) -> Steps:
     path = given.sources[0]
     _must_be_new(out)
     kind = classify(path)
-    writers: dict[str, dict[str, Callable[[InputSettings, Path], Steps]]] = {
+    writers: dict[str, dict[str, Callable[[InputSettings, Path, list[str]], Steps]]] = {
         "frames": {".cxi": _frames_to_cxi, ".emc": _frames_to_emc},
         "detector": {".h5": _geometry_to_dragonfly, ".dat": _geometry_to_dragonfly},
         "run": {".mrc": _run_to_mrc, ".csv": _run_to_table, ".star": _run_to_table, ".cxi": _run_to_cxi},
@@ -60,7 +70,7 @@ def convert(given: InputSettings, out: Path) -> Steps:
         raise InputError(
             f"{out}: a {kind} file can be written as {', '.join(writers[kind])}: end the name with one of these"
         )
-    return writers[kind][out.suffix](given, out)
+    return writers[kind][out.suffix](given, out, notes)
 
 
 def files_of(out: Path) -> list[Path]:
@@ -91,7 +101,7 @@ def _batches(source: BatchedSource) -> Iterator[Frames]:
     return source.batches(max(1, min(1000, BLOCK_PIXELS // source.n_pixels)))
 
 
-def _frames_to_emc(given: InputSettings, out: Path) -> Steps:
+def _frames_to_emc(given: InputSettings, out: Path, notes: list[str]) -> Steps:
     source = _open(given)
     beside = _detector_beside(out)
     if source.detector is not None:
@@ -106,14 +116,51 @@ def _frames_to_emc(given: InputSettings, out: Path) -> Steps:
         write_detector(beside, source.detector)
 
 
-def _frames_to_cxi(given: InputSettings, out: Path) -> Steps:
-    return _to_cxi(given, out, {})
+def _frames_to_cxi(given: InputSettings, out: Path, notes: list[str]) -> Steps:
+    return _to_cxi(_open(given), given, out, {})
 
 
-def _run_to_cxi(given: InputSettings, out: Path) -> Steps:
+def _run_to_cxi(given: InputSettings, out: Path, notes: list[str]) -> Steps:
     path = given.sources[0]
     snapshot, frames = _read_with_energy(given, {"energy_eV", "distance_m"})
-    return _to_cxi(frames(), out, _result(snapshot, read_pose_columns(path)[0]))
+    opened, result = frames(), _result(snapshot, read_pose_columns(path)[0])
+    if snapshot.geometry is None:  # of an older version
+        return _to_cxi(_open(opened), opened, out, result)
+    source = _open(opened.model_copy(update={"binning": None}))
+    _lay_over(source, snapshot.geometry, opened, path)
+    notes.append(_words_of(snapshot.geometry))
+    if opened.binning and opened.binning > 1:
+        source = BinnedSource(source, opened.binning)
+    return _to_cxi(source, opened, out, result)
+
+
+def _lay_over(source: BatchedSource, used: UsedGeometry, given: InputSettings, run: Path) -> None:
+    """Give frames the geometry and mask that a run used.
+
+    Raises
+    ------
+    InputError
+        If the frames are not those of the run.
+    """
+    if used.mask.size != source.n_pixels:
+        raise InputError(
+            f"{source.paths[0]} has frames of {source.n_pixels:,} pixels, but {run} was made of frames of "
+            f"{used.mask.size:,}: bring back the file that it was made from"
+        )
+    if source.detector is None:
+        return
+    given_as, distance = in_rows(source.detector, str(source.paths[0])), _distance_m(source, given)
+    # told by the response about the beam as given: about another it is a little off any
+    along = source.beam.polarization or polarization_of(given_as, distance)
+    source.beam = replace(source.beam, polarization=along)
+    moved = through_beam(source.detector, np.array(used.tangent)) if any(used.tangent) else source.detector
+    source.detector = moved.with_mask(used.mask)
+
+
+def _words_of(used: UsedGeometry) -> str:
+    distance, n = float(np.hypot(*used.moved)), int(used.left_out.sum())
+    beam = f"the beam centre {distance:.2f} pixels from where the files have it" if distance else "the beam as given"
+    return f"geometry and mask are those that the run used: {beam}, {n:,} pixel{'s' * (n != 1)} more left out"
 
 
 def _read_with_energy(given: InputSettings, meant: set[str]) -> tuple[Snapshot, Callable[[], InputSettings]]:
@@ -161,8 +208,9 @@ def _in_angstrom(snapshot: Snapshot, voxel_invA: float) -> Snapshot:
     return replace(snapshot, intensity=intensity, density=density)
 
 
-def _to_cxi(given: InputSettings, out: Path, result: dict[str, tuple[NDArray[Any], dict[str, Any]]]) -> Steps:
-    source = _open(given)
+def _to_cxi(
+    source: BatchedSource, given: InputSettings, out: Path, result: dict[str, tuple[NDArray[Any], dict[str, Any]]]
+) -> Steps:
     name = str(source.paths[0])
     if source.detector is None:
         raise InputError(f"{name} has no geometry, which CXI needs: give its detector file with --detector")
@@ -220,7 +268,7 @@ def _is_geom(path: Path) -> bool:
         return is_geom(file.read(4096))
 
 
-def _geometry_to_dragonfly(given: InputSettings, out: Path) -> Steps:
+def _geometry_to_dragonfly(given: InputSettings, out: Path, notes: list[str]) -> Steps:
     path = given.sources[0]
     if not _is_geom(path):
         raise InputError(f"{path} is a Dragonfly detector already: give a CrystFEL .geom")
@@ -230,7 +278,7 @@ def _geometry_to_dragonfly(given: InputSettings, out: Path) -> Steps:
     yield 0, 0
 
 
-def _run_to_mrc(given: InputSettings, out: Path) -> Steps:
+def _run_to_mrc(given: InputSettings, out: Path, notes: list[str]) -> Steps:
     snapshot, _ = _read_with_energy(given, {"energy_eV"})
     if "intensity" in out.name:
         write_intensity(snapshot.intensity, out)
@@ -241,7 +289,7 @@ def _run_to_mrc(given: InputSettings, out: Path) -> Steps:
     yield 0, 0
 
 
-def _run_to_table(given: InputSettings, out: Path) -> Steps:
+def _run_to_table(given: InputSettings, out: Path, notes: list[str]) -> Steps:
     _read_with_energy(given, set())
     write_pose_table(out, *read_pose_columns(given.sources[0]))
     yield 0, 0

@@ -17,6 +17,7 @@ from .core.blocks import BLOCK_ROWS, Column
 from .core.frames import STATUS_NAMES, Counters, Phasing, Poses, Progress, Snapshot, Volume
 from .core.workers import chunks
 from .io.source import InputError
+from .run_geometry import get_geometry, put_geometry
 from .run_trust import get_phasing, get_trust, put_trust
 
 FORMAT_VERSION = 1
@@ -32,6 +33,8 @@ def put_snapshot(file: h5py.File, snapshot: Snapshot, source: str) -> None:
     _put_volume(file, "intensity/volume", snapshot.intensity)
     file["intensity/weight"] = snapshot.weight.data.astype(np.float32)
     put_density(file, snapshot.density, snapshot.phasing)
+    if snapshot.geometry is not None:
+        put_geometry(file, snapshot.geometry)
     if snapshot.trust is not None:
         put_trust(file, snapshot.trust)
     status = file.create_dataset("frames/status", data=np.asarray(snapshot.status, np.uint8))
@@ -153,6 +156,7 @@ def _get_snapshot(file: h5py.File) -> Snapshot:
         phasing=get_phasing(
             file, _get_volume(file, "density/local_resolution") if "density/local_resolution" in file else None
         ),
+        geometry=get_geometry(file),
         trust=get_trust(file, intensity),
         **about,
     )

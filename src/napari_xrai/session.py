@@ -276,6 +276,8 @@ class Session:
         began = time.monotonic()
         self._folder.append_metrics(self._metrics(snapshot))
         identity = getattr(self.source, "identity", None)
+        if snapshot.geometry is not None and hasattr(self.source, "on_pixels"):  # of the frames, not of summed ones
+            snapshot = replace(snapshot, geometry=self.source.on_pixels(snapshot.geometry))
         paths = "\n".join(map(str, self.source.paths))
         self._folder.write_result(snapshot, paths, poses=poses and engine.pose_columns(), identity=identity)
         arrays, rest = engine.state()

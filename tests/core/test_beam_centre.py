@@ -9,7 +9,7 @@ from conftest import bench, lopsided_detector, sparse
 from napari_xrai.core.beam_centre import Beam, find_beam
 from napari_xrai.core.detector import square_detector, through_beam
 from napari_xrai.core.pixels import SparsePhotons, pixels_of
-from napari_xrai.core.settled_pixels import settle_pixels
+from napari_xrai.core.settled_pixels import settle_pixels, used_geometry
 
 SPECKLE = 4.0
 FLAT = square_detector((48, 48), 1e-3, 0.2, None, stop_radius_px=2.5)
@@ -95,6 +95,20 @@ def test_frames_lie_on_the_moved_pixels_and_faulty_pixels_stay_out():
     assert on_detector[pixels.on_detector] == pytest.approx(counted)
     for start, stop in zip(settled.frames.start[:20], settled.frames.start[1:21], strict=True):
         assert (np.diff(settled.frames.pixel[start:stop]) >= 0).all()
+
+
+def test_geometry_and_mask_as_used_make_the_pixels_that_were_worked_with():
+    given = through_beam(FLAT, np.array([-2.0, 1.0]) * PITCH)
+    pixels, frames = seen_from(FLAT, given)
+    hot, counts = int(pixels.on_detector[200]), frames.dense(len(pixels.rho))
+    counts[:, 200] += 9
+    settled = settle_pixels(given, pixels, sparse(counts.astype(int)), None, move=True)
+    used = used_geometry(given, settled.pixels, settled.beam)
+    assert used.moved == pytest.approx((2.0, -1.0), abs=0.1)
+    assert used.mask.shape == used.left_out.shape == (48, 48) and np.flatnonzero(used.left_out).tolist() == [hot]
+    again = pixels_of(through_beam(given, np.array(used.tangent)).with_mask(used.mask))
+    assert np.array_equal(again.rank, settled.pixels.rank) and again.n_orient == settled.pixels.n_orient
+    np.testing.assert_allclose(again.q, settled.pixels.q, rtol=1e-6)
 
 
 def test_a_beam_known_before_is_taken_up_without_looking():

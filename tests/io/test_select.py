@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from napari_xrai.core.detector import square_detector
-from napari_xrai.core.frames import BAD, Frames
+from napari_xrai.core.frames import BAD, Frames, UsedGeometry
 from napari_xrai.core.pixels import pixels_of
 from napari_xrai.io.binning import bin_detector, working_binning
 from napari_xrai.io.open import open_source
@@ -140,6 +140,18 @@ def test_bins_conserve_photons_and_place_them_where_they_fell():
     # expected photons of a flat signal are the same: response sums
     share = np.bincount(cell[good], detector.response[good], binned.n_pixels)
     np.testing.assert_allclose(binned.response, share / share.mean(), rtol=1e-12)
+
+
+def test_what_became_of_cells_is_told_pixel_by_pixel(files):
+    binned = open_source(files, binning=2)
+    rng = np.random.default_rng(0)
+    mask = rng.integers(0, 3, binned.n_pixels).astype(np.uint8)
+    told = binned.on_pixels(UsedGeometry((0.1, 0.0), (1.5, -0.5), mask, mask == BAD))
+    whole = open_source(files).detector
+    cell, _ = bin_detector(whole, 2)
+    assert told.mask.shape == told.left_out.shape == whole.shape and told.moved == (3.0, -1.0)
+    assert np.array_equal(told.mask.ravel()[cell >= 0], mask[cell[cell >= 0]])
+    assert (told.mask.ravel()[cell < 0] == BAD).all() and not told.left_out.ravel()[cell < 0].any()
 
 
 def test_the_working_resolution_is_the_engines_voxel():

@@ -266,6 +266,28 @@ class Phasing:
 
 
 @dataclass(frozen=True, eq=False)
+class UsedGeometry:
+    """What became of a detector's geometry and mask: poses are of frames on these pixels.
+
+    Parameters
+    ----------
+    tangent : (x, y)
+        Where the beam goes, over z, from where the detector has it, in the lab frame; 0, 0 where it was left there.
+    moved : (x, y)
+        The same in pixels beside the beam.
+    mask : (…frame shape) uint8
+        0 used for poses · 1 merged only · 2 not used.
+    left_out : (…frame shape) bool
+        Not used though the detector's mask lets them through: hot, dead, in a beam stop's shadow, without a response.
+    """
+
+    tangent: tuple[float, float]
+    moved: tuple[float, float]
+    mask: NDArray[np.uint8]
+    left_out: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
 class Snapshot:
     """The whole result at one moment. Arrays are its own: nobody writes to them afterwards.
 
@@ -291,6 +313,8 @@ class Snapshot:
         What the engine chose from the data, for the user to see: diameter, resolution, batch size, schedule.
     phasing : Phasing or None
         How the density was found, once several starts were compared; None for a live density.
+    geometry : UsedGeometry or None
+        None in files that do not have it.
     trust : Trust or None
         Errors, half-sets, views and forecast; None where nobody asked, for it takes a moment.
     live : dict of str to float
@@ -314,6 +338,7 @@ class Snapshot:
     reason: str
     facts: dict[str, str] = field(default_factory=dict)
     phasing: Phasing | None = None
+    geometry: UsedGeometry | None = None
     trust: Trust | None = None
     live: dict[str, float] = field(default_factory=dict)
     alerts: tuple[str, ...] = ()

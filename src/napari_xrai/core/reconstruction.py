@@ -31,7 +31,7 @@ from .proposals import choose_proposals
 from .reconstruction_settings import ReconstructionSettings
 from .resolution import ShellCurve, crossing, shell_correlation
 from .search import PolarSearch
-from .settled_pixels import settle_pixels
+from .settled_pixels import settle_pixels, used_geometry
 from .sizing import measure_size
 from .starts import Starts
 from .stopping import another_pass_pays, passes_needed
@@ -92,7 +92,7 @@ class Reconstruction:
         self.detector, self.pixels = detector, pixels_of(detector)
         self.group, self.rng = point_group(settings.symmetry), np.random.default_rng(settings.seed)
         self.orbit: Orbit | None = None
-        self.table, self.proposals = FrameTable(), settings.proposals
+        self.table, self.drift, self.proposals = FrameTable(), PoseDrift(), settings.proposals
         self.facts: dict[str, str] = {}
         self.history: dict[str, list[float]] = {name: [] for name in HISTORY}
         self.field: IntensityField | None = None
@@ -107,7 +107,6 @@ class Reconstruction:
         self.radius = self.agreement = self.settled = self.band_radius = 0.0
         self.fluence_shape, self.contrast_kept, self.gain = float("inf"), 1.0, 0.0
         self.junk_law: Law | None = None
-        self.drift = PoseDrift()
 
     def run(self, batches: BatchReader) -> Iterator[Progress]:
         """Reconstruct; yields about every 100 ms, and ends when done.
@@ -202,6 +201,7 @@ class Reconstruction:
 
     def _lay_out(self) -> None:
         """Make what goes with these pixels."""
+        self.used_geometry = used_geometry(self.detector, self.pixels, self.beam or Beam())
         pixels, size = self.pixels, self.speckle.size
         self.brightness = (pixels.response * self.profile(np.linalg.norm(pixels.q, axis=1))).astype(np.float32)
         self.exposure = self.backend.exposure_table(pixels, self.brightness)
@@ -354,9 +354,8 @@ class Reconstruction:
         if self.orbit is not None:
             photons, exposure = ([self.orbit.sum(g, self.pixels.edge) for g in grids] for grids in (photons, exposure))
         if previous is not None:
-            scale = np.float32(share)
-            photons = [new + scale * old for new, old in zip(photons, previous[0], strict=True)]
-            exposure = [new + scale * old for new, old in zip(exposure, previous[1], strict=True)]
+            photons = [new + np.float32(share) * old for new, old in zip(photons, previous[0], strict=True)]
+            exposure = [new + np.float32(share) * old for new, old in zip(exposure, previous[1], strict=True)]
         yield from self._explain(photons, exposure, tally)
 
     def _explain(self, photons: list[F32], exposure: list[F32], tally: F64) -> Generator[Progress, None, None]:
@@ -430,6 +429,7 @@ class Reconstruction:
             verdict=verdict,
             reason=reason,
             facts=dict(self.facts),
+            geometry=self.used_geometry,
             trust=self.trust() if all_poses else None,
         )
 

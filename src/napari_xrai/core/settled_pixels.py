@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from .beam_centre import Beam, find_beam, moved_pixels
-from .frames import Detector
+from .frames import BAD, GOOD, MERGE_ONLY, Detector, UsedGeometry
 from .odd_pixels import leave_out_odd_pixels
-from .pixels import Pixels, SparsePhotons
+from .pixels import Pixels, SparsePhotons, pixel_step
 from .speckle import Speckle, measure_speckle
 
 
@@ -60,3 +62,15 @@ def settle_pixels(
     if beam.sentence:
         facts = facts | {"beam centre": beam.sentence}
     return SettledPixels(kept, on_kept, speckle, beam, facts)
+
+
+def used_geometry(detector: Detector, pixels: Pixels, beam: Beam) -> UsedGeometry:
+    """What was made of the `detector` as given, to be kept with the poses: they are right for nothing else."""
+    kind = np.where(pixels.rank < pixels.n_orient, GOOD, MERGE_ONLY)
+    mask = np.where(pixels.rank < 0, BAD, kind).astype(np.uint8)
+    pitch = pixel_step(detector.q[pixels.on_detector])
+    x, y = np.array(beam.tangent) * detector.ewald_radius / pitch
+    left_out = (mask == BAD) & (detector.mask < BAD)
+    return UsedGeometry(
+        beam.tangent, (float(x), float(y)), mask.reshape(detector.shape), left_out.reshape(detector.shape)
+    )

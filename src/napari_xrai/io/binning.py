@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.frames import BAD, MERGE_ONLY, Detector, Frames
+from ..core.frames import BAD, MERGE_ONLY, Detector, Frames, UsedGeometry
 from ..core.pixels import LARGEST_RADIUS, covered_radius, pixel_step
 from .batched import BatchedSource, Rows
 
@@ -56,7 +56,7 @@ class BinnedSource(BatchedSource):
     def __init__(self, source: BatchedSource, factor: int) -> None:
         if source.detector is None:
             raise ValueError("frames can be binned only where their geometry is known")
-        self._source, self.detector_shape = source, source.shape
+        self._source, self._factor, self.detector_shape = source, factor, source.shape
         self._cell, detector = bin_detector(source.detector, factor)
         super().__init__(
             source.format, source.paths, source.n_frames, detector.shape, detector,
@@ -66,6 +66,15 @@ class BinnedSource(BatchedSource):
     def identity(self, frames: NDArray[np.integer]) -> dict[str, NDArray[Any]]:
         """As of the source."""
         return self._source.identity(frames)
+
+    def on_pixels(self, used: UsedGeometry) -> UsedGeometry:
+        """The same over a frame as the source has it: every pixel is what its cell is."""
+        cell, masked = self._cell.reshape(self.detector_shape), self._cell.reshape(self.detector_shape) < 0
+        x, y = used.moved
+        return UsedGeometry(
+            used.tangent, (x * self._factor, y * self._factor),
+            np.where(masked, BAD, used.mask[cell]).astype(np.uint8), ~masked & used.left_out[cell],
+        )  # fmt: skip
 
     def _block(self) -> int:
         return max(1, min(self._source._block(), BLOCK_CELLS // self.n_pixels))
