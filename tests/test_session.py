@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from napari_xrai import session as session_module
-from napari_xrai.core.frames import HC_EV_A
+from napari_xrai.core.frames import GOOD, HC_EV_A
 from napari_xrai.core.particle import builtin_particle
 from napari_xrai.core.simulate import Preset, simulate
 from napari_xrai.demo import run_demo
@@ -230,6 +230,7 @@ def test_the_real_engine_can_be_stopped_early_and_leaves_a_whole_run(tmp_path):
     detector, _, batches = simulate(builtin_particle("demo"), preset, n_frames=120)
     source = ToySource(n_frames=120, side=24, detector=detector)
     source.counts = np.concatenate([frames.dense() for frames in batches]).reshape(-1, 24, 24)
+    source.counts[:, 7, 16] += 100  # hot: of the pixels used for poses until frames are seen
     session = new_session(tmp_path / "run", source, threads=1)
     steps = session.run()
     for _ in steps:
@@ -241,6 +242,9 @@ def test_the_real_engine_can_be_stopped_early_and_leaves_a_whole_run(tmp_path):
     assert np.isfinite(run.snapshot.intensity.data).all()
     assert run.metrics[-1]["verdict"] != "converged"
     assert (tmp_path / "run" / "intensity.mrc").exists()
+    used = run.snapshot.geometry
+    assert np.argwhere(used.left_out).tolist() == [[7, 16]]
+    assert run.snapshot.facts["detector"] == f"24 × 24 pixels, {(used.mask == GOOD).sum()} used for poses"
 
 
 def test_a_device_that_cannot_be_used_is_named(tmp_path):

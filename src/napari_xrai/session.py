@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from .core.frames import GOOD, Detector, Frames, Progress, Snapshot
+from .core.frames import GOOD, Detector, Frames, Progress, Snapshot, UsedGeometry
 from .io.source import FrameSource, InputError
 from .live_density import FINAL_STARTS, LiveDensity
 from .remembered import remember
@@ -253,22 +253,23 @@ class Session:
         """Put a snapshot, with the newest density, into the slot."""
         snapshot = replace(
             snapshot, density=self._phasing.density, phasing=self._phasing.outcome,
-            facts={**self._input_facts(), **snapshot.facts},
+            facts={**self._input_facts(snapshot.geometry), **snapshot.facts},
         )  # fmt: skip
         with self._slot_lock:
             self._slot = self.last_snapshot = snapshot
         return snapshot
 
-    def _input_facts(self) -> dict[str, str]:
+    def _input_facts(self, used: UsedGeometry | None) -> dict[str, str]:
         """What went in, in words: it is kept with the result, which may be all that is left one day."""
         detector, energy = self._detector, self._detector.energy_eV
         photons = f", {self._photons / self._counted:,.4g} photons each" if self._counted else ""
         pixels = " × ".join(str(side) for side in detector.shape)
+        mask = detector.mask if used is None else used.mask
         faults = ", ".join(f"{n:,} × {what}" for what, n in getattr(self.source, "faults", {}).items())
         return {
             **({"faults": faults} if faults else {}),
             "frames": f"{self.source.format}{photons}",
-            "detector": f"{pixels} pixels, {int((detector.mask == GOOD).sum()):,} used for poses",
+            "detector": f"{pixels} pixels, {int((mask == GOOD).sum()):,} used for poses",
             "photon energy": f"{energy:,.6g} eV" if energy else "not known: lengths are in detector voxels",
         }
 
