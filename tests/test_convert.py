@@ -21,8 +21,9 @@ from napari_xrai.io.cxi import CxiSource
 from napari_xrai.io.cxi_writer import CxiWriter
 from napari_xrai.io.dragonfly import BinaryPhotons, read_detector
 from napari_xrai.io.dragonfly_writer import EmcWriter, write_detector
-from napari_xrai.io.open import open_source
+from napari_xrai.io.open import describe, open_source
 from napari_xrai.io.pose_table import relion_angles
+from napari_xrai.io.source import CENTRE_ASSUMED
 from napari_xrai.run import RunFolder, read_run
 from napari_xrai.settings import InputSettings, Settings
 from toy import ToyReconstruction, ToySource
@@ -134,6 +135,19 @@ def test_a_geometry_becomes_a_dragonfly_detector(cli, tmp_path):
     detector, _ = read_detector(tmp_path / "det.h5")
     assert detector.ewald_radius == pytest.approx(0.7 * 5000, rel=1e-3)  # the distance in pixels
     assert np.diff(np.sort(np.unique(detector.q[:, 0].round(3)))).max() == pytest.approx(1, abs=0.02)
+
+
+def test_a_beam_centre_that_had_to_be_assumed_is_said_and_no_longer_once_a_detector_file_has_one(cli, det, tmp_path):
+    np.save(tmp_path / "frames.npy", np.full((3, 64, 64), 5, np.uint8))
+    figures = ("--distance", 0.3, "--pixel-size", 1.2e-3, "--energy", ENERGY)
+    for out in ("a.emc", "a.cxi"):
+        assert cli("frames.npy", out, *figures) == (0, f"{CENTRE_ASSUMED}\n")
+    assert cli("a.cxi", "b.emc") == (0, "")  # it has one
+    with h5py.File(tmp_path / "a.cxi", "a") as file:
+        del file["entry_1/instrument_1/detector_1/corner_position"]
+    assert cli("a.cxi", "c.emc") == (0, f"{CENTRE_ASSUMED}\n")
+    assert describe(open_source([tmp_path / "a.cxi"])).as_json()["notes"][0] == CENTRE_ASSUMED
+    assert CENTRE_ASSUMED not in open_source([tmp_path / "a.cxi", det]).notes
 
 
 @pytest.fixture

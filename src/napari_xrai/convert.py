@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from .core.detector import through_beam
 from .core.frames import HC_EV_A, Frames, Snapshot, UsedGeometry
 from .io.batched import BatchedSource
-from .io.binning import BinnedSource
 from .io.cxi_writer import CxiWriter
 from .io.dragonfly_writer import EmcWriter, write_detector
 from .io.geom_text import is_geom, read_geom
 from .io.lattice import in_rows, polarization_of
-from .io.open import classify, find_format, open_source
+from .io.open import binned, classify, find_format, open_source
 from .io.pose_table import write_pose_table
-from .io.source import Beam, InputError
+from .io.source import CENTRE_ASSUMED, Beam, InputError
 from .run import read_run, write_density, write_intensity
 from .run_result import read_pose_columns
 from .settings import InputSettings
@@ -106,6 +105,7 @@ def _frames_to_emc(given: InputSettings, out: Path, notes: list[str]) -> Steps:
     beside = _detector_beside(out)
     if source.detector is not None:
         _must_be_new(beside)
+    notes.extend(source.notes)
     done, total = 0, source.n_frames or 0
     with EmcWriter(out, source.n_pixels) as file:
         for frames in _batches(source):
@@ -117,21 +117,22 @@ def _frames_to_emc(given: InputSettings, out: Path, notes: list[str]) -> Steps:
 
 
 def _frames_to_cxi(given: InputSettings, out: Path, notes: list[str]) -> Steps:
-    return _to_cxi(_open(given), given, out, {})
+    source = _open(given)
+    notes.extend(source.notes)
+    return _to_cxi(source, given, out, {})
 
 
 def _run_to_cxi(given: InputSettings, out: Path, notes: list[str]) -> Steps:
     path = given.sources[0]
     snapshot, frames = _read_with_energy(given, {"energy_eV", "distance_m"})
     opened, result = frames(), _result(snapshot, read_pose_columns(path)[0])
-    if snapshot.geometry is None:  # of an older version
-        return _to_cxi(_open(opened), opened, out, result)
-    source = _open(opened.model_copy(update={"binning": None}))
-    _lay_over(source, snapshot.geometry, opened, path)
-    notes.append(_words_of(snapshot.geometry))
-    if opened.binning and opened.binning > 1:
-        source = BinnedSource(source, opened.binning)
-    return _to_cxi(source, opened, out, result)
+    source, used = _open(opened.model_copy(update={"binning": None})), snapshot.geometry
+    if CENTRE_ASSUMED in source.notes and not (used and any(used.tangent)):
+        notes.append(CENTRE_ASSUMED)
+    if used is not None:  # an older version did not keep it
+        _lay_over(source, used, opened, path)
+        notes.append(_words_of(used))
+    return _to_cxi(binned(source, opened.binning or 1), opened, out, result)
 
 
 def _lay_over(source: BatchedSource, used: UsedGeometry, given: InputSettings, run: Path) -> None:
@@ -274,7 +275,9 @@ def _geometry_to_dragonfly(given: InputSettings, out: Path, notes: list[str]) ->
         raise InputError(f"{path} is a Dragonfly detector already: give a CrystFEL .geom")
     geometry = read_geom(path)
     beam = Beam(given.energy_eV, given.distance_m, given.pixel_size_m, given.polarization)
-    write_detector(out, geometry.detector(geometry.frame_shape, beam)[0])
+    detector, said, _ = geometry.detector(geometry.frame_shape, beam)
+    notes.extend(said)
+    write_detector(out, detector)
     yield 0, 0
 
 

@@ -11,7 +11,7 @@ from napari_xrai.core.frames import BAD, Frames
 from napari_xrai.core.simulate import PRESETS
 from napari_xrai.io.dragonfly import BinaryPhotons, Hdf5Photons, read_detector
 from napari_xrai.io.open import classify, describe, open_source
-from napari_xrai.io.source import InputError
+from napari_xrai.io.source import CENTRE_ASSUMED, InputError
 from napari_xrai.io.truth import read_truth
 
 ROUND_TRIPS = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -298,6 +298,9 @@ def test_a_config_without_its_detector_file_makes_the_same_detector(tiny, tmp_pa
     np.testing.assert_allclose(source.detector.response, known.response, rtol=1e-9)
     assert np.array_equal(source.detector.mask, known.mask)
     assert any("made from the numbers in config.ini" in note for note in describe(source).notes)
+    assert CENTRE_ASSUMED in source.notes
+    said = CONFIG.replace("[make_detector]", "[make_detector]\ncenter = 31.5 31.5")
+    assert CENTRE_ASSUMED not in open_source([write_config(tiny, tmp_path, said, detector="gone.h5")]).notes
 
 
 def test_a_config_may_name_a_list_of_photons(tiny, tmp_path):

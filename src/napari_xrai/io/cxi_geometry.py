@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..core.detector import Panels, Polarization, square_panel
 from .cxi_mask import DETECTOR
-from .source import Beam, InputError
+from .source import CENTRE_ASSUMED, Beam, InputError
 from .units import JOULE_PER_EV, check_distance_m, check_energy_eV, check_pixel_size_m
 
 SOURCE = "entry_1/instrument_1/source_1"
@@ -63,7 +63,7 @@ class CxiExperiment:
             return self._placed(corner, step)
         distance, pixel = self.beam.distance_m, self.beam.pixel_size_m
         if len(self._shape) == 2 and distance and pixel:
-            self.notes.append("the beam centre is not in the file: taken at the middle of the frame")
+            self.notes.append(CENTRE_ASSUMED)
             return square_panel((self._shape[0], self._shape[1]), pixel, distance)
         return None
 

@@ -21,7 +21,7 @@ from .batched import BatchedSource, Rows
 from .dragonfly import BinaryPhotons, Hdf5Photons, is_binary_emc, read_detector
 from .experiment import join
 from .glance import HDF5_MAGIC, Glance
-from .source import UNKNOWN_BEAM, Beam, InputError
+from .source import CENTRE_ASSUMED, UNKNOWN_BEAM, Beam, InputError
 from .units import check_distance_m, check_energy_eV, check_pixel_size_m
 
 SECTION = re.compile(rb"^\s*\[(emc|make_data|make_detector|parameters)\]", re.MULTILINE)
@@ -58,6 +58,7 @@ class ConfiguredSource(BatchedSource):
             detector = detector if energy is None else detector.with_energy(energy)
         else:
             detector, notes = config.detector(self.beam), ("the detector is made from the numbers in config.ini",)
+            notes += () if config.has_centre() else (CENTRE_ASSUMED,)
         if detector.n_pixels != inner.n_pixels:
             raise InputError(
                 f"{path}: its detector has {detector.n_pixels:,} pixels but its photons {inner.n_pixels:,}: correct it"
@@ -142,7 +143,7 @@ class _Config:
                 "make one: add them, or bring the file back"
             )
         rows, columns = int(size[0]), int(size[-1])
-        centre = self._numbers("make_detector", "center") or [(rows - 1) / 2, (columns - 1) / 2]
+        centre = self._centre() or [(rows - 1) / 2, (columns - 1) / 2]
         pixel = beam.pixel_size_m
         corner = np.array([[-(centre[0] + 0.5) * pixel, -(centre[-1] + 0.5) * pixel, beam.distance_m]])
         step = np.array([[[pixel, 0.0, 0.0], [0.0, pixel, 0.0]]])
@@ -151,6 +152,13 @@ class _Config:
         return detector_from_panels(
             panels, energy_eV=beam.energy_eV, polarization=beam.polarization or "none", mask=mask
         )
+
+    def has_centre(self) -> bool:
+        """Whether it says where the beam goes."""
+        return bool(self._centre())
+
+    def _centre(self) -> list[float]:
+        return self._numbers("make_detector", "center")
 
     def ignored(self) -> tuple[str, ...]:
         """Choices of frames that are made elsewhere here."""

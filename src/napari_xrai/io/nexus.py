@@ -20,7 +20,7 @@ from .cxi_geometry import SPREAD_WORTH_SAYING
 from .dense import DenseSource
 from .glance import Glance
 from .nexus_geometry import beam_energy_eV, energy_spread, length_m, module_groups, module_pixels, nexus_text
-from .source import UNKNOWN_BEAM, Beam, InputError
+from .source import CENTRE_ASSUMED, UNKNOWN_BEAM, Beam, InputError
 from .views import check_view
 
 REJECT_BITS = 0xFFFF
@@ -104,7 +104,7 @@ class NexusSource(DenseSource):
         panel = square_panel((self.shape[0], self.shape[1]), beam.pixel_size_m, beam.distance_m)
         middle = [_beam_centre(detector, name, beam.pixel_size_m) for name in ("beam_center_x", "beam_center_y")]
         if None in middle:
-            self.notes += ("the beam centre is not in the file: taken at the middle of the frame",)
+            self.notes += (CENTRE_ASSUMED,)
         else:
             panel.corner_m[0, :2] = middle
         return detector_from_panels(panel, mask=self.mask, **options)

@@ -24,7 +24,7 @@ from .glance import glance
 from .mask import read_mask
 from .plain import open_dataset, split_dataset
 from .select import SelectedSource, read_selection
-from .source import Beam, FrameSource, InputError
+from .source import CENTRE_ASSUMED, Beam, FrameSource, InputError
 from .units import check_beam
 
 FRAMES_LOOKED_AT = 5000
@@ -77,6 +77,7 @@ class Description:
         return {
             "format": self.format, "frames": self.frames, "shape": list(self.shape),
             "photons_per_frame": self.photons_per_frame, "missing": list(self.missing),
+            **({"notes": list(self.notes)} if self.notes else {}),
         }  # fmt: skip
 
 
@@ -203,7 +204,7 @@ def open_source(
     if select is not None:
         source = SelectedSource(source, read_selection(select, source.n_frames or 0), select)
     _check_usable(source)
-    return _binned(source, binning)
+    return binned(source, binning)
 
 
 def equip(source: BatchedSource, detector: Path | None, mask: Path | None, beam: Beam) -> None:
@@ -224,7 +225,8 @@ def equip(source: BatchedSource, detector: Path | None, mask: Path | None, beam:
         source.notes = (*source.notes, BACKGROUND_NOTE)
 
 
-def _binned(source: BatchedSource, binning: int | Literal["auto"]) -> BatchedSource:
+def binned(source: BatchedSource, binning: int | Literal["auto"]) -> BatchedSource:
+    """The source with pixels summed as `open_source` has it; itself where there is no geometry."""
     if source.detector is None:
         return source
     factor = working_binning(source.detector) if binning == "auto" else binning
@@ -311,7 +313,7 @@ def _use_detector_file(source: BatchedSource, path: Path, beam: Beam) -> None:
     mask = source.mask  # the frames' own holds under any geometry
     source.detector = found.detector if mask is None else found.detector.with_mask(mask)
     source.missing = found.missing
-    source.notes = (*source.notes, *found.notes)
+    source.notes = (*(note for note in source.notes if note != CENTRE_ASSUMED), *found.notes)
 
 
 def _use_figures(source: BatchedSource, beam: Beam) -> None:
@@ -325,7 +327,7 @@ def _use_figures(source: BatchedSource, beam: Beam) -> None:
     if source.mask is not None:
         source.detector = source.detector.with_mask(source.mask)
     source.missing = tuple(m for m in source.missing if m != "geometry")
-    source.notes = (*source.notes, "the beam centre is not in these files: taken at the middle of the frame")
+    source.notes = (*source.notes, CENTRE_ASSUMED)
 
 
 def _use_mask(source: BatchedSource, path: Path) -> None:

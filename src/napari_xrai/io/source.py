@@ -33,6 +33,9 @@ class Beam:
         return Beam(**{**vars(other), **mine})
 
 
+CENTRE_ASSUMED = "the beam centre is not in these files: taken at the middle of the frame"
+"""A note of readers."""
+
 UNKNOWN_BEAM = Beam()
 """Nobody said anything."""
 
