@@ -62,6 +62,10 @@ class Bench:
         value = map_coordinates(cube, point.reshape(-1, 3)[:, ::-1].T, order=1)
         return value.reshape(point.shape[:2]) * self.brightness
 
+    def as_scored(self, rotation: np.ndarray) -> np.ndarray:
+        """(N, U) the same where it is ln V that is trilinear between voxels, as in scoring."""
+        return self.brightness * np.exp(self.expected(rotation, np.log(self.ratio)) / self.brightness)
+
     def frames(
         self, n: int, seed: int, photons: float | None = None, fluence: np.ndarray | None = None
     ) -> tuple[SparsePhotons, np.ndarray]:

@@ -13,10 +13,10 @@ def warp(rotation: np.ndarray) -> np.ndarray:
     return np.radians(2) * np.stack([x * y, z * z - 0.3, x * z], 1)
 
 
-def settled(now: np.ndarray, before: np.ndarray, updates: int = 1) -> PoseDrift:
+def settled(now: np.ndarray, before: np.ndarray, updates: int = 1, arrived: bool = False) -> PoseDrift:
     drift = PoseDrift()
     drift.add(before.astype(np.float32), now.astype(np.float32))
-    drift.settle(updates)
+    drift.settle(updates, arrived)
     return drift
 
 
@@ -48,7 +48,8 @@ def test_several_updates_share_a_pass(rotation):
     np.testing.assert_allclose(third, whole / 3)
 
 
-def test_few_frames_or_none_move_nothing(rotation):
+def test_few_frames_none_or_the_last_step_of_the_resolution_move_nothing(rotation):
     few = rotation[:100]
-    for drift in (PoseDrift(), settled(exp_map(warp(few)) @ few, few)):
+    now = exp_map(warp(rotation)) @ rotation
+    for drift in (PoseDrift(), settled(exp_map(warp(few)) @ few, few), settled(now, rotation, arrived=True)):
         np.testing.assert_array_equal(drift.ahead(rotation.astype(np.float32)), rotation.astype(np.float32))

@@ -47,7 +47,7 @@ class Backend:
     scatter : (rotation (J, 3, 3), point (P, 3), value (J, P), edge) → (edge³)
         Its adjoint.
     dense : (photons, n_pixels) → (N, n_pixels) Tensor on `device`
-    band_filter : (photons (edge, edge, edge), exposure, smoothing, band) → (edge, edge, edge)
+    band_filter : (photons (edge, edge, edge), exposure, smoothing, band, base or None) → (edge, edge, edge)
         As `band_limit.filtered_ratio`.
     coarse_products : () → context
         In it matrix products may be rounded to ten bits before they are summed: enough to name candidates.
@@ -65,7 +65,7 @@ class Backend:
     gather: Callable[[F32, F32, F32, int, int], torch.Tensor]
     scatter: Callable[[F32, F32, F32, int], F32]
     dense: Callable[[SparsePhotons, int], torch.Tensor]
-    band_filter: Callable[[F32, F32, float, float], F32]
+    band_filter: Callable[[F32, F32, float, float, F32 | None], F32]
     coarse_products: Callable[[], AbstractContextManager[None]]
 
 

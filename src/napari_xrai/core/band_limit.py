@@ -32,8 +32,8 @@ FAR = 2.5
 """Widths of the Gaussian that smooths, where it ends."""
 
 
-def filtered_ratio(photons: F32, exposure: F32, smoothing: float, band: float) -> F32:
-    """(edge, edge, edge) photons over exposure without what varies faster than `band`, from a Gaussian start.
+def filtered_ratio(photons: F32, exposure: F32, smoothing: float, band: float, base: F32 | None = None) -> F32:
+    """(edge, edge, edge) photons over exposure without what varies faster than `band`.
 
     Parameters
     ----------
@@ -43,8 +43,13 @@ def filtered_ratio(photons: F32, exposure: F32, smoothing: float, band: float) -
         Width of the Gaussian that makes the estimate whose band is not limited, voxels.
     band : float
         Cycles per voxel.
+    base : (edge, edge, edge) float32
+        What the filtered excess is added to, whatever its band; by default the quotient of both, smoothed.
     """
-    return band_limited(photons, exposure, _smooth(photons, smoothing), _smooth(exposure, smoothing), band)
+    smooth = _smooth(exposure, smoothing)
+    if base is None:
+        base = (_smooth(photons, smoothing) + PRIOR_PHOTONS) / (smooth + PRIOR_PHOTONS)
+    return band_limited(photons, exposure, base, smooth, band)
 
 
 def _smooth(cube: F32, width: float) -> F32:
@@ -53,19 +58,20 @@ def _smooth(cube: F32, width: float) -> F32:
     return cube
 
 
-def band_limited(photons: F32, exposure: F32, smooth_photons: F32, smooth_exposure: F32, band: float) -> F32:
-    """(edge, edge, edge) photons over exposure, both even in q, without what varies faster than `band`.
+def band_limited(photons: F32, exposure: F32, base: F32, smooth_exposure: F32, band: float) -> F32:
+    """(edge, edge, edge) photons over exposure, both even in q: `base`, and what of their excess over it varies no
+    faster than `band`.
 
     Parameters
     ----------
     photons, exposure : (edge, edge, edge) float32
         Counted, and expected at ratio 1.
-    smooth_photons, smooth_exposure : (edge, edge, edge) float32
-        The same, smoothed by a positive kernel.
+    base : (edge, edge, edge) float32
+    smooth_exposure : (edge, edge, edge) float32
+        The exposure smoothed by a positive kernel.
     band : float
         Cycles per voxel.
     """
-    base = (smooth_photons + PRIOR_PHOTONS) / (smooth_exposure + PRIOR_PHOTONS)
     edge = len(base)
     size = fast_length(edge)
     keep = low_pass(size, band)

@@ -8,11 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import kernels
+from .band_limit import PRIOR_PHOTONS
 from .exposure import ExposureTable
+from .field import friedel_sum
 from .pixels import Pixels, SparsePhotons
+from .symmetry import Orbit
 from .workers import in_threads
 
 F32 = NDArray[np.float32]
+
+FLATTEST = 2.0
+"""No look-up is believed to find more than so many times what a voxel holds, or less than one part of it."""
 
 
 class Evidence:
@@ -55,7 +61,41 @@ class Evidence:
 
         in_threads(merge, (0, 1), self.threads)
 
-    def volumes(self) -> Generator[None, None, tuple[list[F32], list[F32]]]:
-        """Return photons and exposure of both halves, each (edge³); yields between steps of work."""
-        exposed = yield from self.exposure.spread(self.amplitude, self.radius, self.pixels.edge, self.threads)
-        return self.photons, exposed
+    def volumes(self, orbit: Orbit | None = None) -> Generator[None, None, tuple[list[F32], list[F32]]]:
+        """Return photons and exposure of both halves, each (edge³), under all rotations of the `orbit`'s point group;
+        yields between steps of work.
+        """
+        edge, photons = self.pixels.edge, self._photons()
+        exposed = yield from self.exposure.spread(self._amplitudes(), self.radius, edge, self.threads)
+        if orbit is None:
+            return photons, exposed
+        return [orbit.sum(grid, edge) for grid in photons], [orbit.sum(grid, edge) for grid in exposed]
+
+    def flattening(
+        self, log_grid: F32, exposed: list[F32], orbit: Orbit | None = None
+    ) -> Generator[None, None, F32]:  # fmt: skip
+        """Return what look-ups between voxels find around each voxel, over what it holds, (edge³); yields between
+        steps of work.
+
+        Parameters
+        ----------
+        log_grid : (edge³) float32
+            ln of the ratio that photons were scored against when these poses were found.
+        exposed : two of (edge³) float32
+            From `volumes`.
+        orbit : Orbit or None
+            As there.
+        """
+        edge = self.pixels.edge
+        even, odd = yield from self.exposure.spread(self._amplitudes(), self.radius, edge, self.threads, log_grid)
+        found, seen = friedel_sum(even + odd), np.maximum(friedel_sum(exposed[0] + exposed[1]), 0)
+        if orbit is not None:
+            found = orbit.sum(found, edge)
+        quotient = (found + PRIOR_PHOTONS) / (seen * np.exp(log_grid) + PRIOR_PHOTONS)
+        return np.clip(quotient, 1 / FLATTEST, FLATTEST)
+
+    def _photons(self) -> list[F32]:
+        return self.photons
+
+    def _amplitudes(self) -> list[NDArray[np.float64]]:
+        return self.amplitude

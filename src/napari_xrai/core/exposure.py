@@ -97,18 +97,19 @@ class ExposureTable:
         seen = column[0] > 0
         return self.point[seen], np.stack(column, -1)[seen].astype(np.float32)
 
-    def totals(self, grid: F32, edge: int, radius: float, threads: int) -> Generator[None, None, F32]:
+    def totals(self, log_grid: F32, edge: int, radius: float, threads: int) -> Generator[None, None, F32]:
         """Tabulate the photons expected on orienting pixels within `radius` voxels of the beam.
 
-        Yields between steps of work; returns a (nodes, 1 + 2K) table for `kernels.expected_total`.
+        `log_grid` (edge³) is ln V, looked up between voxels as photons are scored. Yields between steps of work;
+        returns a (nodes, 1 + 2K) table for `kernels.expected_total`.
         """
         point, basis = self._points(self.pixels.within(radius))
         table = np.empty((len(self.rotation), basis.shape[1]), np.float32)
 
         def tabulate(part: slice) -> None:
             value = np.empty((part.stop - part.start, len(point)), np.float32)
-            kernels.gather(self.rotation[part], point, grid, edge, value)
-            table[part] = value @ basis
+            kernels.gather(self.rotation[part], point, log_grid, edge, value)
+            table[part] = np.exp(value, out=value) @ basis
 
         parts = chunks(len(table), DIRECTIONS_PER_STEP)
         for step in chunks(len(parts), threads):
@@ -130,12 +131,13 @@ class ExposureTable:
         kernels.deposit(rotation, weight, self.rotation, self.m, amplitude)
 
     def spread(
-        self, amplitudes: list[NDArray[np.float64]], radius: float, edge: int, threads: int
+        self, amplitudes: list[NDArray[np.float64]], radius: float, edge: int, threads: int,
+        log_grid: F32 | None = None,
     ) -> Generator[None, None, list[F32]]:  # fmt: skip
         """The volumes (edge³) of exposure behind two `amplitudes`, from orienting pixels within `radius` of the beam,
-        or from all pixels where it is infinite.
+        or from all pixels where it is infinite; with `log_grid` (edge³), ln V, of the photons that V makes of it.
 
-        The adjoint of `totals`. Yields between steps of work.
+        Yields between steps of work.
         """
         point, basis = self._points(self.pixels.within(radius) if np.isfinite(radius) else len(self.pixels.rho))
         basis = np.ascontiguousarray(basis.T)
@@ -147,6 +149,10 @@ class ExposureTable:
             value = np.empty((part.stop - part.start, basis.shape[1], 2), np.float32)
             for half, amplitude in enumerate(amplitudes):
                 np.matmul(amplitude[lit[part]].astype(np.float32), basis, out=value[:, :, half])
+            if log_grid is not None:
+                found = np.empty(value.shape[:2], np.float32)
+                kernels.gather(self.rotation[lit[part]], point, log_grid, edge, found)
+                value *= np.exp(found, out=found)[:, :, None]
             kernels.scatter_halves(self.rotation[lit[part]], point, value, grid, edge)
 
         parts = chunks(len(lit), DIRECTIONS_PER_STEP)

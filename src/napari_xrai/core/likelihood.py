@@ -1,6 +1,7 @@
 """How well a pose explains a frame: Poisson photons, the particle's fluence fitted, integrated over, or fixed.
 
-With fluence f, K_p ~ Poisson(f · w_p · ratio(R q_p)) and S(R) = Σ_p w_p ratio(R q_p):
+With fluence f, K_p ~ Poisson(f · w_p · ratio(R q_p)), its logarithm linear between voxels, and
+S(R) = Σ_p w_p ratio(R q_p):
 
 - fixed (f = 1):              log L = Σ K log ratio − S          the photon count itself tells about the pose
 - Gamma(shape a, mean 1):     log L = Σ K log ratio − (ΣK + a) log((S + a)/(1 + a)),   ⟨f⟩ = (ΣK + a)/(S + a)
@@ -202,11 +203,11 @@ def dense_log_likelihood(
     """
     half = (ratio.shape[0] - 1) / 2
     point = torch.einsum("nij,uj->nui", rotation, q) / half
-    sampled = torch.nn.functional.grid_sample(
-        torch.stack([ratio, ratio.log()])[None], point[None, :, :, None], align_corners=True, padding_mode="border"
-    )[0, :, :, :, 0]
-    total = (sampled[0] * brightness).sum(-1)
-    value = (photons * sampled[1]).sum(-1)
+    log_ratio = torch.nn.functional.grid_sample(
+        ratio.log()[None, None], point[None, :, :, None], align_corners=True, padding_mode="border"
+    )[0, 0, :, :, 0]
+    total = (log_ratio.exp() * brightness).sum(-1)
+    value = (photons * log_ratio).sum(-1)
     if np.isinf(fluence_shape):
         return value - total
     return value - (photons.sum(-1) + fluence_shape) * torch.log((total + fluence_shape) / (1 + fluence_shape))

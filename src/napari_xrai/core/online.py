@@ -29,7 +29,6 @@ from .beam_centre import Beam
 from .blank_background import BlankBackground
 from .blocks import Column
 from .detector import through_beam
-from .evidence import Evidence
 from .frame_table import FrameTable
 from .frames import DROPPED, NOT_HIT, Detector, Progress, Snapshot, Verdict
 from .inference import Proposer
@@ -247,14 +246,6 @@ class OnlineReconstruction(Reconstruction):
         yield from self._explain(*self._total(), new.tally)
         self.watch.note_update(self.used, self._likelihood(), self.resolution_q())
         self.update_s, self.marching = time.monotonic() - began, self.radius > radius
-
-    def _volumes(self, evidence: Evidence) -> Generator[None, None, Volumes]:
-        """What a block says about each voxel, under all rotations of the point group."""
-        photons, exposure = yield from evidence.volumes()
-        if self.orbit is None:
-            return photons, exposure
-        edge, orbit = self.pixels.edge, self.orbit
-        return [orbit.sum(grid, edge) for grid in photons], [orbit.sum(grid, edge) for grid in exposure]
 
     def _total(self) -> Volumes:
         """Evidence of the reservoir, and what is left of that before it."""

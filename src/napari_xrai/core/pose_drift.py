@@ -60,10 +60,14 @@ class PoseDrift:
         self._moment += wave.T @ motion[near]
         self._frames += int(near.sum())
 
-    def settle(self, updates: int) -> None:
-        """A pass with so many updates of the map is over: what moved in it is the motion from now on, per update."""
+    def settle(self, updates: int, arrived: bool) -> None:
+        """A pass with so many updates of the map is over: what moved in it is the motion from now on, per update.
+
+        Where in it all photons have come to be scored, it has `arrived`: poses moved because more of the map was seen,
+        and will not go on as they did.
+        """
         self.coefficient[:] = 0
-        if self._frames >= FEWEST_FRAMES:
+        if self._frames >= FEWEST_FRAMES and not arrived:
             self.coefficient[:] = np.linalg.lstsq(self._normal, self._moment, rcond=LEAST_SEEN)[0] / updates
         self._forget()
 

@@ -7,9 +7,10 @@ moves, the score's mean moves by A = Σ K t t*ᵀ. So poses scatter about the tr
     C = ν² κ² A⁻¹ B A⁻¹                                (White 1982, Econometrica 50, 1, for a model that is not true)
 
 - A: noise in t does not correlate with t*, and the blur does not hide from the photons' own contrast. So A = Σ K a t tᵀ
-  with, shell by shell, a = ⟨t₀ · t₁⟩ / (H ⟨t · t⟩): t₀ and t₁ of the half-set fields, whose noise is independent, H as
-  in `contrast`. Halves are filtered exactly as the field is: filtered for their own, fewer photons they are blurred
-  more, a comes out too small, and radii too large where photons are few.
+  with, shell by shell, a = ⟨t₀ · t₁⟩ / (H ⟨t' · t'⟩) · ⟨t · t'⟩ / ⟨t · t⟩: t₀ and t₁ of the half-set fields, whose
+  noise is independent, H as in `contrast`; t' of the field itself, t of what is scored, with its overshoot (`field`).
+  Halves are filtered exactly as the field is: filtered for their own, fewer photons they are blurred more, a comes out
+  too small, and radii too large where photons are few.
 - κ²: what is wrong with v stays wrong over a whole speckle, so residuals of neighbouring pixels go together. Scores
   summed over patches larger than a speckle scatter by κ² more than photons alone make them (cluster-robust variance;
   Liang & Zeger 1986, Biometrika 73, 13), measured on a few hundred frames.
@@ -71,9 +72,9 @@ class PoseUncertainty:
     brightness : (U,) float32
         Mean photons per frame and pixel of a structureless particle.
     log_grid : (edge³) float32
-        log ratio of the field that poses are found under.
-    halves : two of (edge³) float32
-        log ratio of the half-set fields.
+        log ratio that poses are found under.
+    whole, halves : (edge³) float32, two of (edge³) float32
+        log ratio of the field itself, and of the half-set fields.
     response : (S,) float64
         H by shell, from `contrast.response`.
     radius : float
@@ -83,15 +84,16 @@ class PoseUncertainty:
     """
 
     def __init__(
-        self, pixels: Pixels, brightness: F32, log_grid: F32, halves: tuple[F32, F32], response: F64,
+        self, pixels: Pixels, brightness: F32, log_grid: F32, whole: F32, halves: tuple[F32, F32], response: F64,
         radius: float, speckle: float,
     ) -> None:  # fmt: skip
-        self.pixels, self.brightness, self.log_grid, self.halves = pixels, brightness, log_grid, halves
+        self.pixels, self.brightness, self.log_grid = pixels, brightness, log_grid
+        self.whole, self.halves = whole, halves
         self.n_pixels, self.response = pixels.within(radius), response
         shell = np.rint(np.linalg.norm(pixels.q, axis=1)).astype(np.int64)
         self.shell = np.asarray(np.minimum(shell, len(response) - 1), np.int64)
         self.patch = patches(pixels, self.n_pixels, PATCH * speckle)
-        self._slopes = np.zeros((2, len(pixels.q)))
+        self._slopes = np.zeros((4, len(pixels.q)))
         self._tested = 0
         self._scatter = np.zeros(2)
         self._beyond: F64 = np.zeros(0)
@@ -141,7 +143,7 @@ class PoseUncertainty:
     def _look_at_slopes(self, few: SparsePhotons, rotation: F32) -> None:
         gradient_products(
             rotation, few.start[:-1], few.stops(self.n_pixels), self.pixels.q, few.pixel, few.count,
-            self.log_grid, *self.halves, self.pixels.edge, self._slopes,
+            self.log_grid, self.whole, *self.halves, self.pixels.edge, self._slopes,
         )  # fmt: skip
         self.believed = self._belief()
 
@@ -200,8 +202,8 @@ class PoseUncertainty:
         """(U,) a for each pixel."""
         window = np.ones(2 * SHELLS_TOGETHER + 1)
         sums = (np.bincount(self.shell, part, len(self.response)) for part in self._slopes)
-        common, full = (np.convolve(part, window, "same") for part in sums)
-        ratio = np.clip(common / np.maximum(full, 1e-30), 0, 1) / self.response
+        common, whole, along, scored = (np.convolve(part, window, "same") for part in sums)
+        ratio = np.clip(common * along / np.maximum(whole * scored, 1e-30), 0, 1) / self.response
         return np.asarray(ratio[self.shell], np.float32)
 
     def covariance(self, photons: SparsePhotons, rotation: F32, fisher: F64) -> F64:
@@ -245,11 +247,12 @@ def measure_uncertainty(
     one, other = half_ratios(field, photons, exposure)
     seen = np.minimum(*(friedel_sum(e) for e in exposure)) > FEWEST_PHOTONS
     common = common_contrast((one, other), seen, field.edge)
-    logs = [np.log(np.maximum(half, DARKEST)) for half in (one, other)]
+    whole, *logs = [np.log(np.maximum(ratio, DARKEST)) for ratio in (field.ratio, one, other)]
     return PoseUncertainty(
         pixels,
         brightness,
         field.log_grid(),
+        whole,
         (logs[0], logs[1]),
         response(contrast, common),
         radius,
@@ -319,17 +322,23 @@ def weighted_fisher(rotation, start, stop, q, pixel, count, weight, grid, n, out
 
 
 @_njit
-def gradient_products(rotation, start, stop, q, pixel, count, full, one, other, n, out):  # type: ignore[no-untyped-def]
-    """out[0, p] += k t₁·t₂ of two half-set log grids over all frames' photons, out[1, p] += k t·t of the full one."""
-    t, a, b = np.zeros(3), np.zeros(3), np.zeros(3)
+def gradient_products(rotation, start, stop, q, pixel, count, scored, whole, one, other, n, out):  # type: ignore[no-untyped-def]
+    """Over all frames' photons, by pixel: out[0] += k t₁·t₂ of two half-set log grids, out[1] += k t'·t' of the whole,
+    out[2] += k t·t' and out[3] += k t·t of the one that is scored.
+    """
+    t, w, a, b = np.zeros(3), np.zeros(3), np.zeros(3), np.zeros(3)
     for f in range(len(rotation)):
         for i in range(start[f], stop[f]):
             p = pixel[i]
-            _look(rotation[f], q[p], full, n, t)
+            _look(rotation[f], q[p], scored, n, t)
+            _look(rotation[f], q[p], whole, n, w)
             _look(rotation[f], q[p], one, n, a)
             _look(rotation[f], q[p], other, n, b)
-            out[0, p] += count[i] * (a[0] * b[0] + a[1] * b[1] + a[2] * b[2])
-            out[1, p] += count[i] * (t[0] * t[0] + t[1] * t[1] + t[2] * t[2])
+            for u in range(3):
+                out[0, p] += count[i] * a[u] * b[u]
+                out[1, p] += count[i] * w[u] * w[u]
+                out[2, p] += count[i] * t[u] * w[u]
+                out[3, p] += count[i] * t[u] * t[u]
 
 
 @_njit
@@ -355,7 +364,7 @@ def compile_kernels() -> Iterator[None]:
     one, zero = np.ones(1, np.float32), np.zeros(1, np.int64)
     photons = (zero, zero + 1, point, np.zeros(1, np.int32), one)
     weighted_fisher(rotation, *photons, one, grid, edge, np.zeros((1, 3, 3)))
-    gradient_products(rotation, *photons, grid, grid, grid, edge, np.zeros((2, 1)))
+    gradient_products(rotation, *photons, grid, grid, grid, grid, edge, np.zeros((4, 1)))
     yield
     patch_scores(
         rotation, one[None], np.ones(1), point, one, zero, grid, edge, np.zeros((1, 1, 3)), np.zeros((1, 1, 3, 3))

@@ -17,7 +17,7 @@ from .bootstrap import bootstrap
 from .contrast import photon_contrast
 from .coverage import ViewDensity
 from .evidence import Evidence
-from .field import DARKEST, IntensityField, RadialProfile, grid_radius
+from .field import DARKEST, IntensityField, RadialProfile
 from .fields import make_field
 from .frame_table import FrameTable
 from .frames import Detector, Frames, Progress, Snapshot, Verdict, Volume
@@ -29,7 +29,8 @@ from .pose_drift import PoseDrift
 from .pose_uncertainty import PoseUncertainty, measure_uncertainty
 from .proposals import choose_proposals
 from .reconstruction_settings import ReconstructionSettings
-from .resolution import ShellCurve, crossing, shell_correlation
+from .reservoir import Volumes
+from .resolution import ShellCurve, crossing, half_set_correlation
 from .search import PolarSearch
 from .settled_pixels import settle_pixels, used_geometry
 from .sizing import measure_size
@@ -107,6 +108,7 @@ class Reconstruction:
         self.radius = self.agreement = self.settled = self.band_radius = 0.0
         self.fluence_shape, self.contrast_kept, self.gain = float("inf"), 1.0, 0.0
         self.junk_law: Law | None = None
+        self.flattening: F32 | None = None
 
     def run(self, batches: BatchReader) -> Iterator[Progress]:
         """Reconstruct; yields about every 100 ms, and ends when done.
@@ -256,10 +258,9 @@ class Reconstruction:
         """See every frame once: infer its pose, merge it; update the field at the end (often, on long streams)."""
         reach = self.radius + MARCH * self.speckle.size + NEIGHBOURS  # as far as the next update may look
         evidence = self.backend.evidence(self.pixels, self.exposure, reach, self.settings.threads)
-        previous = self.carried
-        done = fresh = 0
+        previous, before = self.carried, self.radius
+        done, fresh, tally = 0, 0, np.zeros(8)
         likelihood, proposers = yield from self._prepare(proposals)
-        tally = np.zeros(8)
         for photons in stream:
             if fresh >= FRAMES_PER_UPDATE and n_frames - done > FRAMES_PER_UPDATE / 2:
                 yield from self._update(evidence, previous, 1 - done / n_frames, tally)
@@ -270,16 +271,17 @@ class Reconstruction:
             self.fraction = start + span * min(1.0, done / n_frames)
             yield self.progress()
         yield from self._update(evidence, None, 0.0, tally)
-        self.drift.settle(max(1, round(n_frames / FRAMES_PER_UPDATE)))
+        arrived = before < self.radius == self.pixels.orient_radius
+        self.drift.settle(max(1, round(n_frames / FRAMES_PER_UPDATE)), arrived)
 
     def _prepare(self, proposals: str) -> Generator[Progress, None, tuple[PoseLikelihood, list[Proposer]]]:
         """The likelihood under the present field and resolution, and who proposes poses."""
         field, threads = self.field, self.settings.threads
         assert field is not None
-        making = self.exposure.totals(field.ratio, field.edge, self.radius, threads)
-        table = yield from self._with_progress(making)
+        log_grid = field.log_grid()
+        table = yield from self._with_progress(self.exposure.totals(log_grid, field.edge, self.radius, threads))
         likelihood = self.backend.likelihood(
-            self.pixels, self.brightness, self.exposure, field.log_grid(), table,
+            self.pixels, self.brightness, self.exposure, log_grid, table,
             self.radius, self.fluence_shape, threads,
         )  # fmt: skip
         proposers: list[Proposer] = []
@@ -347,16 +349,23 @@ class Reconstruction:
         return np.array([len(k), gain[fits].sum(), stayed.sum(), k.sum(), s.sum(), k @ k, k @ s, s @ s])
 
     def _update(
-        self, evidence: Evidence, previous: tuple[list[F32], list[F32]] | None, share: float, tally: F64,
-    ) -> Generator[Progress, None, None]:  # fmt: skip
+        self, evidence: Evidence, previous: Volumes | None, share: float, tally: F64
+    ) -> Generator[Progress, None, None]:
         """Explain the evidence: this pass's, and `share` of the previous pass's for frames not yet seen again."""
-        photons, exposure = yield from self._with_progress(evidence.volumes())
-        if self.orbit is not None:
-            photons, exposure = ([self.orbit.sum(g, self.pixels.edge) for g in grids] for grids in (photons, exposure))
+        photons, exposure = yield from self._with_progress(self._volumes(evidence))
         if previous is not None:
             photons = [new + np.float32(share) * old for new, old in zip(photons, previous[0], strict=True)]
             exposure = [new + np.float32(share) * old for new, old in zip(exposure, previous[1], strict=True)]
         yield from self._explain(photons, exposure, tally)
+
+    def _volumes(self, evidence: Evidence) -> Generator[None, None, Volumes]:
+        """What `evidence` says about each voxel, and what look-ups in the present field make of it."""
+        assert self.field is not None
+        photons, exposure = yield from evidence.volumes(self.orbit)
+        self.flattening = None
+        if self.begun and self.radius == self.pixels.orient_radius:  # sooner much else is missing from the field
+            self.flattening = yield from evidence.flattening(self.field.log_grid(), exposure, self.orbit)
+        return photons, exposure
 
     def _explain(self, photons: list[F32], exposure: list[F32], tally: F64) -> Generator[Progress, None, None]:
         """Fit the field to evidence of both halves, and look at what came of it."""
@@ -366,28 +375,19 @@ class Reconstruction:
             yield from self._with_progress(self.field.choose_band(photons, exposure, self.radius))
             self.band_radius = self.radius
         yield from self._with_progress(self.field.update(photons, exposure))
-        self._compare_halves(photons, exposure)
+        if self.flattening is not None:
+            self.field.fit_look_ups(photons, exposure, self.flattening)
+        self.halves = half_set_correlation(self.field, photons, exposure, self.pixels)
         self.updates += 1
         self.junk_law = self.gate.settle()
         frames, likelihood, stayed, *moments = tally
         self.settled = stayed / frames
-        self.history["frames_seen"].append(float(self.seen))
-        self.history["log_likelihood"].append(likelihood / frames)
-        self.history["resolution_q"].append(self.resolution_q())
+        for name, value in zip(HISTORY, (float(self.seen), likelihood / frames, self.resolution_q()), strict=True):
+            self.history[name].append(value)
         if self.settings.fluence == "auto" and self.begun:
             self.fluence_shape = gamma_shape(*moments)
             self.facts["fluence spread"] = f"{100 / np.sqrt(self.fluence_shape):.0f} %"
         self._march()
-
-    def _compare_halves(self, photons: list[F32], exposure: list[F32]) -> None:
-        """Correlate the fields that even and odd frames make alone. They share poses: optimistic, and said so."""
-        assert self.field is not None
-        half = [self.field.estimate(p, e) for p, e in zip(photons, exposure, strict=True)]
-        cube = (self.pixels.edge,) * 3
-        volume = [Volume(h.reshape(cube), self.pixels.voxel_size, self.pixels.units) for h in half]
-        both = (np.minimum(exposure[0], exposure[1]) > 0).astype(np.float32)
-        both[grid_radius(self.pixels.edge) > self.pixels.orient_radius + 0.5] = 0  # corners: few pixels look there
-        self.halves = shell_correlation(volume[0], volume[1], (both * both[::-1]).reshape(cube))
 
     def _march(self) -> None:
         """Let the resolution grow by half a speckle, if the halves agree where it stands now."""
@@ -487,7 +487,7 @@ class Reconstruction:
         assert self.carried is not None
         self.field = self._new_field(self.settings.field, np.random.default_rng(0))
         self.field.restore(arrays)
-        self._compare_halves(*self.carried)  # there may be no update to come
+        self.halves = half_set_correlation(self.field, *self.carried, self.pixels)  # there may be no update to come
         self.restored = None
 
 

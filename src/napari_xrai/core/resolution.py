@@ -10,7 +10,9 @@ import scipy.fft
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import map_coordinates
 
+from .field import IntensityField, grid_radius
 from .frames import Volume
+from .pixels import Pixels
 
 HALF_SET_THRESHOLD = 1.0 / 7.0
 """FSC of two half-set maps where their average correlates 0.5 with the truth (Rosenthal & Henderson 2003, eq. 16)."""
@@ -95,6 +97,27 @@ def shell_correlation(a: Volume, b: Volume, weight: NDArray[np.float32] | None =
     shell = shell_index(n).reshape(-1)[used]
     x, y = (v.data.reshape(-1)[used].astype(np.float64) for v in (a, b))
     return _pearson_by_shell(shell, x, y, n // 2 + 1, a.voxel_size)
+
+
+def half_set_correlation(
+    field: IntensityField, photons: list[NDArray[np.float32]], exposure: list[NDArray[np.float32]], pixels: Pixels
+) -> ShellCurve:  # fmt: skip
+    """Correlation of the ratios that even and odd frames make alone. They share poses: optimistic, and said so.
+
+    Parameters
+    ----------
+    field : IntensityField
+        Whose `estimate` makes them.
+    photons, exposure : two of (edge³) float32
+        The half-sets.
+    pixels : Pixels
+    """
+    half = [field.estimate(p, e) for p, e in zip(photons, exposure, strict=True)]
+    cube = (pixels.edge,) * 3
+    volume = [Volume(h.reshape(cube), pixels.voxel_size, pixels.units) for h in half]
+    both = (np.minimum(exposure[0], exposure[1]) > 0).astype(np.float32)
+    both[grid_radius(pixels.edge) > pixels.orient_radius + 0.5] = 0  # corners: few pixels look there
+    return shell_correlation(volume[0], volume[1], (both * both[::-1]).reshape(cube))
 
 
 def sphere_correlation(

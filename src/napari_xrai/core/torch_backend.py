@@ -247,18 +247,20 @@ class TorchExposureTable(ExposureTable):
         self.transfer = transfer
         self.directions = Directions(transfer(self.rotation), self.m)
 
-    def totals(self, grid: F32, edge: int, radius: float, threads: int) -> Generator[None, None, F32]:
+    def totals(self, log_grid: F32, edge: int, radius: float, threads: int) -> Generator[None, None, F32]:
         """As of `ExposureTable`."""
         place, onto = map(self.transfer, self._points(self.pixels.within(radius)))
-        volume = self.transfer.grid(grid)
+        volume = self.transfer.grid(log_grid)
         table = []
         few = max(1, self.transfer.look_ups // len(place))
         for nodes in torch.split(self.directions.rotation, few):
-            table.append(torch_kernels.gather(nodes, place, volume, edge) @ onto)
+            table.append(torch_kernels.gather(nodes, place, volume, edge).exp() @ onto)
             yield
         return np.asarray(torch.cat(table).cpu().numpy())
 
-    def spread(self, amplitudes: list[F64], radius: float, edge: int, threads: int) -> Generator[None, None, list[F32]]:
+    def spread(
+        self, amplitudes: list[F64], radius: float, edge: int, threads: int, log_grid: F32 | None = None
+    ) -> Generator[None, None, list[F32]]:
         """As of `ExposureTable`."""
         point, basis = self._points(self.pixels.within(radius) if np.isfinite(radius) else len(self.pixels.rho))
         place, onto = self.transfer(point), self.transfer(basis.T)
@@ -266,9 +268,12 @@ class TorchExposureTable(ExposureTable):
         laid = self.transfer(np.stack([amplitude[lit] for amplitude in amplitudes], -1).astype(np.float32))
         turn = self.directions.rotation[self.transfer(lit)]
         out = torch.zeros(edge**3, 2, device=self.transfer.device)
+        volume = None if log_grid is None else self.transfer.grid(log_grid)
         few = max(1, self.transfer.look_ups // len(point))
         for nodes, amplitude in zip(torch.split(turn, few), torch.split(laid, few), strict=True):
             value = (amplitude.mT @ onto).mT  # (nodes, points, halves)
+            if volume is not None:
+                value = value * torch_kernels.gather(nodes, place, volume, edge).exp()[..., None]
             torch_kernels.scatter((place @ nodes.mT).flatten(0, 1), value.flatten(0, 1), out, edge)
             yield
         return [np.ascontiguousarray(half) for half in out.cpu().numpy().T]
@@ -366,11 +371,11 @@ class TorchEvidence(Evidence):
         first = odd * len(self.directions.rotation)
         torch_kernels.deposit(turn, share * self.transfer(fluence), self.directions, self.poses, first)
 
-    def volumes(self) -> Generator[None, None, tuple[list[F32], list[F32]]]:
-        """As of `Evidence`."""
-        amplitude = list(self.poses.view(2, len(self.directions.rotation), -1).cpu().numpy())
-        exposed = yield from self.exposure.spread(amplitude, self.radius, self.pixels.edge, self.threads)
-        return list(self.laid.view(2, -1).cpu().numpy()), exposed
+    def _photons(self) -> list[F32]:
+        return list(self.laid.view(2, -1).cpu().numpy())
+
+    def _amplitudes(self) -> list[F64]:
+        return list(self.poses.view(2, len(self.directions.rotation), -1).cpu().numpy())
 
 
 class TorchJunkGate(JunkGate):

@@ -12,19 +12,24 @@ from .band_limit import FAR, LEAST_EXPOSURE, PRIOR_PHOTONS, fast_length, low_pas
 F32 = NDArray[np.float32]
 
 
-def filtered_ratio(device: torch.device, photons: F32, exposure: F32, smoothing: float, band: float) -> F32:
+def filtered_ratio(
+    device: torch.device, photons: F32, exposure: F32, smoothing: float, band: float, base: F32 | None = None
+) -> F32:
     """(edge, edge, edge) photons over exposure without what varies faster than `band`; see `band_limit`."""
     counted, expected = (torch.from_numpy(np.ascontiguousarray(grid)).to(device) for grid in (photons, exposure))
     smooth_exposure = smoothed(expected, smoothing)
-    base = (smoothed(counted, smoothing) + PRIOR_PHOTONS) / (smooth_exposure + PRIOR_PHOTONS)
-    edge = len(base)
+    if base is None:
+        start = (smoothed(counted, smoothing) + PRIOR_PHOTONS) / (smooth_exposure + PRIOR_PHOTONS)
+    else:
+        start = torch.from_numpy(np.ascontiguousarray(base)).to(device)
+    edge = len(start)
     size = fast_length(edge)
     keep = torch.from_numpy(low_pass(size, band)).to(device)
     excess, seen = (
         torch.fft.irfftn(torch.fft.rfftn(grid, (size,) * 3) * keep, (size,) * 3)[:edge, :edge, :edge]
-        for grid in (counted - expected * base, expected)
+        for grid in (counted - expected * start, expected)
     )
-    ratio = base + excess / (torch.maximum(seen, LEAST_EXPOSURE * smooth_exposure) + PRIOR_PHOTONS)
+    ratio = start + excess / (torch.maximum(seen, LEAST_EXPOSURE * smooth_exposure) + PRIOR_PHOTONS)
     return np.asarray(((ratio + ratio.flip(0, 1, 2)) / 2).cpu().numpy())
 
 
