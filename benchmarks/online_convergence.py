@@ -56,6 +56,10 @@ class Drawn:
         """Whether all were given."""
         return not self.batches
 
+    @property
+    def silent_s(self) -> None:
+        """No frame is missed."""
+
     def take(self, size: int, wait_s: float) -> Arrivals:
         """The next batch."""
         if not size or not self.batches:

@@ -45,7 +45,7 @@ class ToyInlet:
 
     def __init__(self, frames, first=0, rest_at=None, rests=0, detectors=None):
         self.frames, self.next, self.rest_at, self.rests = frames, first, rest_at, rests
-        self.detectors = detectors or {}
+        self.detectors, self.silent_s = detectors or {}, None
 
     @property
     def ended(self):
@@ -171,6 +171,37 @@ def test_a_moved_beam_stays_there_under_another_mask_and_after_a_break(data, sma
     followed(data, ToyInlet(data[2], first=again.table.length), again)
     beam_is_right(again)
     assert again.beam == engine.beam
+
+
+def test_a_stream_that_is_cut_during_the_starts_is_told_at_once_and_taken_back(data, small, one_start):
+    engine = OnlineReconstruction(data[0], ReconstructionSettings(threads=1, passes=1), None)
+    inlet = ToyInlet(data[2].take(slice(0, 400)))
+    steps = engine.follow(inlet)
+
+    def told(silent_s):
+        inlet.silent_s = silent_s
+        next(steps)
+        assert engine.phase == "start 1"
+        return [alert.partition(" ")[2] for alert in engine.snapshot().alerts]
+
+    while engine.phase != "start 1":
+        next(steps)
+    gone, back = "no frame for 5 s: the beam is off, or the stream is cut", "frames again, after 7 s without"
+    assert told(4.9) == []
+    assert told(5.1) == told(7.0) == [gone]
+    assert told(0.1) == told(0.2) == [gone, back]
+
+
+def test_silence_before_there_is_enough_to_start_from_is_in_the_phase(data):
+    inlet = ToyInlet(data[2], rest_at=300, rests=10**6)
+    engine = OnlineReconstruction(data[0], ReconstructionSettings(threads=1), None)
+    steps = engine.follow(inlet)
+    while engine.table.length < 300:
+        next(steps)
+    assert engine.phase == "waiting for the first frames"
+    inlet.silent_s = 12.3
+    next(steps)
+    assert engine.phase == "no frames for 12 s: waiting for the first frames"
 
 
 def test_light_that_is_in_blanks_too_is_taken_off_the_intensity(data):

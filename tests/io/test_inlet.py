@@ -181,6 +181,27 @@ def test_silence_ends_the_stream_and_its_end_mark_does_at_once():
         assert stream.closed
 
 
+def test_silence_is_measured_from_what_came_whoever_takes_it():
+    stream = ToyStream(n=40, pause_s=0.02, events={"end": False})
+    with StreamInlet(stream, toy_detector(), idle_timeout_s=1.5) as inlet:
+        assert inlet.silent_s is None  # nothing came yet
+        while inlet.received < 40:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        assert 0.3 <= inlet.silent_s < 1.0
+        assert inlet.waiting == 40
+        while not inlet._over:
+            time.sleep(0.05)
+        assert inlet.silent_s is None  # nothing will come any more
+
+
+def test_a_full_queue_is_no_silence(monkeypatch):
+    monkeypatch.setattr(inlet_module, "FEW_WAITING", 60)
+    with StreamInlet(ToyStream(), toy_detector()) as inlet:
+        time.sleep(0.8)
+        assert inlet.silent_s < 0.4
+
+
 def test_a_broken_stream_says_so_after_all_that_came():
     with StreamInlet(ToyStream(n=40, error=InputError("gone")), toy_detector(), find_hits=False) as inlet:
         assert len(inlet.take(100, 1.0).frames) > 0

@@ -50,6 +50,11 @@ class Inlet(Protocol):
         """Frames received and not yet taken."""
         ...
 
+    @property
+    def silent_s(self) -> float | None:
+        """Seconds since a frame came, taken or not; None while none has come, and once none will come any more."""
+        ...
+
     def take(self, size: int, wait_s: float) -> Arrivals:
         """At most `size` frames, the oldest that wait; waits up to `wait_s` for the first."""
         ...

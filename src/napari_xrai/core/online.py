@@ -120,6 +120,11 @@ class OnlineReconstruction(Reconstruction):
             Where the stream held no frame with photons on usable pixels.
         """
         torch.set_num_threads(1)
+        for progress in self._follow(inlet):
+            self.watch.listen(inlet.silent_s)  # whatever is being done: the starts alone take many seconds
+            yield progress
+
+    def _follow(self, inlet: Inlet) -> Iterator[Progress]:
         yield from self._with_progress(kernels.compile_kernels())
         yield from self._with_progress(pose_uncertainty.compile_kernels())
         first = self.first or (yield from self._first_frames(inlet))
@@ -137,7 +142,6 @@ class OnlineReconstruction(Reconstruction):
 
     def _first_frames(self, inlet: Inlet) -> Generator[Progress, None, SparsePhotons]:
         """Wait for enough frames to start from."""
-        self.phase = "waiting for the first frames"
         parts: list[SparsePhotons] = []
         frames = photons = 0
         began: float | None = None
@@ -155,6 +159,9 @@ class OnlineReconstruction(Reconstruction):
                 frames, photons = frames + len(arrived), photons + len(arrived.pixel)
             if began and frames >= FEWEST_FIRST and time.monotonic() - began > FIRST_WAIT_S:
                 break
+            silent_s = inlet.silent_s or 0.0
+            quiet = f"no frames for {silent_s:.0f} s: " if silent_s > QUIET_S else ""
+            self.phase = f"{quiet}waiting for the first frames"
             yield self.progress()
         if not parts:
             raise ValueError("no frame with a photon on a usable pixel came: check the stream and the mask")
@@ -284,7 +291,7 @@ class OnlineReconstruction(Reconstruction):
             return self.pixels.sparse(arrivals.frames.take(slice(0, 0))), arrivals.acquired[:0]
         photons = self._receive(arrivals.frames)
         kept = np.isin(arrivals.frames.index, photons.index, assume_unique=True)
-        self.watch.note(len(photons), len(arrivals.not_hit), float(photons.count.sum()), len(arrivals.dropped))
+        self.watch.note(len(photons), len(arrivals.not_hit), float(photons.count.sum()))
         return photons, arrivals.acquired[kept]
 
     def _change_detector(self, detector: Detector) -> None:

@@ -52,8 +52,8 @@ class StreamWatch:
         self._photons = 0.0
         self._rate: tuple[float, int] | None = None
         self._brightness: float | None = None
-        self._last_frame: float | None = None
-        self._is_silent = self._is_still = self._has_fallen = False
+        self._silent_s = 0.0
+        self._is_still = self._has_fallen = False
         self._curve: list[tuple[float, float, float]] = []
 
     def say(self, words: str) -> None:
@@ -61,17 +61,20 @@ class StreamWatch:
         self.alerts.append(Alert(time.time(), words))
         self.said += 1
 
-    def note(self, hits: int, blanks: int, photons: float, dropped: int = 0) -> None:
-        """Take note of what came since the last call: hits with so many photons in all, and blanks."""
-        now = time.monotonic()
-        silent_s = 0.0 if self._last_frame is None else now - self._last_frame
-        if hits + blanks + dropped:
-            if self._is_silent:
-                self.say(f"frames again, after {silent_s:.0f} s without")
-            self._is_silent, self._last_frame = False, now
-        elif silent_s > SILENCE_S and not self._is_silent:
-            self._is_silent = True
-            self.say(f"no frame for {SILENCE_S:.0f} s: the beam is off, or the stream is cut")
+    def listen(self, silent_s: float | None) -> None:
+        """Take note of how long no frame has come, whatever is done with frames; None where none is to be missed."""
+        if silent_s is None:
+            return
+        if silent_s > SILENCE_S:
+            if not self._silent_s:
+                self.say(f"no frame for {SILENCE_S:.0f} s: the beam is off, or the stream is cut")
+            self._silent_s = silent_s
+        elif self._silent_s:
+            self.say(f"frames again, after {self._silent_s:.0f} s without")
+            self._silent_s = 0.0
+
+    def note(self, hits: int, blanks: int, photons: float) -> None:
+        """Take note of what was taken since the last call: hits with so many photons in all, and blanks."""
         self._hits, self._blanks = self._hits + hits, self._blanks + blanks
         self._bright, self._photons = self._bright + hits, self._photons + photons
         if self._hits + self._blanks >= JUDGED:

@@ -96,6 +96,7 @@ class StreamInlet:
         self._change = threading.Condition()
         self._over = False
         self._asked_at: float | None = None
+        self._came_at: float | None = None
         self._stopping = threading.Event()
         self._began = time.monotonic()
         self._thread = threading.Thread(target=self._receive, name="xrai-inlet", daemon=True)
@@ -136,6 +137,11 @@ class StreamInlet:
     def waiting(self) -> int:
         """Frames received and not yet taken."""
         return self._waiting
+
+    @property
+    def silent_s(self) -> float | None:
+        """Seconds since a frame came, taken or not; None while none has come, and once none will come any more."""
+        return None if self._came_at is None or self._over else time.monotonic() - self._came_at
 
     def take(self, size: int, wait_s: float) -> Arrivals:
         """At most `size` frames, the oldest that wait; waits up to `wait_s` for the first."""
@@ -191,7 +197,7 @@ class StreamInlet:
                 if self.stream.max_age_s is None and self._is_full():
                     self.stream.notice()
                     self._stopping.wait(POLL_S)
-                    last = time.monotonic()
+                    last = self._came_at = time.monotonic()  # more may be there: nobody looks while there is no room
                     continue
                 batch = self.stream.next_batch(POLL_S)
                 if batch is not None:
@@ -218,6 +224,8 @@ class StreamInlet:
             if lost:
                 self._dropped.append(np.arange(self.received, self.received + lost, dtype=np.int64))
                 self.received += lost
+            if lost or (frames is not None and len(frames)):
+                self._came_at = time.monotonic()
             self._drop_the_old()
             self._change.notify_all()
 
