@@ -60,6 +60,18 @@ def test_the_facilitys_own_server_is_understood():
     np.testing.assert_array_equal(frames, np.concatenate([FRAMES, FRAMES[::-1]]))
 
 
+def test_frames_that_are_lists_of_pixels_fit_a_detector_file_that_is_one_too(tmp_path):
+    detector = tmp_path / "det.dat"
+    q = np.stack(np.meshgrid(*[np.arange(8) - 3.5] * 2), axis=-1).reshape(-1, 2)
+    rows = "".join(f"{x} {y} {-(x * x + y * y) / 200} 1.0 0\n" for x, y in q)
+    detector.write_text(f"64 100 100\n{rows}")
+    with serving(zmq.REP, [serialize(*train(1, FRAMES.reshape(6, 64)))] * 2) as address:
+        live = open_live([], StreamOptions(address=address, idle_timeout_s=5.0), detector=detector)
+        frames = live._make(0).next_batch(1.0).frames
+        live._make(0).close()
+    np.testing.assert_array_equal(frames.dense(), FRAMES.reshape(6, 64))
+
+
 def test_the_facilitys_own_client_understands_our_server():
     batches = iter([Frames.from_dense(FRAMES), Frames.from_dense(FRAMES[::-1])])
     with FrameServer(Served("test", None, "none", (8, 8), batches), 100.0, 0) as server:

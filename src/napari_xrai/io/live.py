@@ -323,7 +323,7 @@ def _fit(
         axes = guess_axes(array, own.shape)
         choices = [] if axes is None else [axes]
     else:
-        choices = likely_axes(array)
+        choices = [*likely_axes(array), "pf"]  # a detector file may list its pixels without saying how they lie
     problem = InputError(f"frames of shape {array} do not fit the detector: name their axes with --stream-axes")
     for axes in choices:
         if len(axes) != len(array):
