@@ -18,6 +18,7 @@ from napari_xrai.layers import KEY
 from napari_xrai.remembered import remember
 from napari_xrai.run import RunFolder, read_run
 from napari_xrai.settings import InputSettings, Settings
+from napari_xrai.widgets import panel as panel_module
 
 LEFT = Qt.MouseButton.LeftButton
 
@@ -242,6 +243,34 @@ def test_a_detector_of_other_frames_is_told_and_what_was_there_stays(qtbot, pane
     qtbot.waitUntil(lambda: said(panel).startswith("Error:"), timeout=10_000)
     assert "pixels" in said(panel)
     assert panel.run_button.isEnabled()
+
+
+@pytest.mark.parametrize("shown", ["followed", "at work"])
+def test_a_bad_file_is_told_while_a_run_is_shown_and_the_run_speaks_again(
+    qtbot, viewer, panel, tiny, engine, tmp_path, monkeypatch, shown
+):
+    monkeypatch.setattr(panel_module, "HEARD_S", 4.0)
+    (tmp_path / "notes.emc").write_bytes(b"dear diary")
+    if shown == "followed":
+        folder = RunFolder(tmp_path / "cluster-run")
+        folder.start(Settings())
+        folder.write_result(engine.snapshot(), "frames.cxi", poses=True)
+        drop(part(panel, QWidget, "drop"), folder.path)
+        of_run, answer = "last written", "Error: "
+    else:
+        engine.steps = 10_000
+        start(qtbot, panel, tiny)
+        of_run, answer = "Improving at 20 Å", "press Stop before giving other files"
+    qtbot.waitUntil(lambda: of_run in said(panel), timeout=60_000)
+    panel.load([tmp_path / "notes.emc"])
+    qtbot.waitUntil(lambda: answer in said(panel), timeout=10_000)
+    if shown == "followed":
+        assert "notes.emc" in said(panel)
+    qtbot.wait(2000)  # it speaks every second
+    assert answer in said(panel)
+    qtbot.waitUntil(lambda: of_run in said(panel), timeout=10_000)
+    assert panel.status.property("tone") == "info"
+    panel.stop()
 
 
 def test_a_setting_that_cannot_be_is_told_by_name(qtbot, panel, tiny, engine):

@@ -37,6 +37,9 @@ BETWEEN_STEPS_MS = 15
 
 PACE_EVERY_S = 1.0
 
+HEARD_S = 30.0
+"""What a gesture led to stands so long before the run that is shown speaks again."""
+
 CLOSE_WAIT_S = 30.0
 """Closing waits so long for the checkpoint to be complete."""
 
@@ -63,7 +66,7 @@ class ReconstructPanel(Face):
         self._error: Exception | None = None
         self._last: Picture | None = None
         self._steps: Iterator[Callable[[], None]] = iter(())
-        self._next_pace = 0.0
+        self._next_pace = self._hushed_until = 0.0
         self._out_by_user = self._pausing = False
         self._canvas_drops = CanvasDrops(self, napari_viewer)
         self._queue: list[Path] = []
@@ -84,7 +87,7 @@ class ReconstructPanel(Face):
     def load(self, paths: Sequence[Path | str]) -> None:
         """Take files: frames, detector and mask in any order, or one run folder. They are read in the background."""
         if self.busy:
-            self.say("The last run is still at work: press Stop before giving other files.", "warning")
+            self._answer("The last run is still at work: press Stop before giving other files.", "warning")
             return
         self._queue += [Path(path) for path in paths]
         self._read()
@@ -100,7 +103,7 @@ class ReconstructPanel(Face):
             settings = self._settings()
             out = self._run_folder(resume)
         except InputError as error:
-            self.say(str(error), "error")
+            self._answer(str(error), "error")
             return
         self._forget_last_run()
         self._begin(ReconstructionJob(settings, out, resume=resume, level=self.level))
@@ -121,7 +124,7 @@ class ReconstructPanel(Face):
     def take(self, inputs: Inputs) -> None:
         """Take these inputs, whole, in place of those that are here."""
         if self.busy:
-            self.say("The last run is still at work: press Stop before giving other files.", "warning")
+            self._answer("The last run is still at work: press Stop before giving other files.", "warning")
             return
         self._given = inputs
         self._queue.clear()
@@ -183,7 +186,7 @@ class ReconstructPanel(Face):
 
     def _on_not_found(self, error: Exception) -> None:
         self._reading = self._start_when_read = False
-        self.say(words.error_words(error), "error")
+        self._answer(words.error_words(error), "error")
         self._go_on()
 
     def _go_on(self) -> None:
@@ -255,8 +258,17 @@ class ReconstructPanel(Face):
             self._out_by_user = False
             self.out.setText(f"./{frames[0].stem}_xrai_{time.strftime('%Y%m%d-%H%M%S')}")
 
+    def _answer(self, words: str, tone: Tone = "info") -> None:
+        """Say what came of a gesture: the run that is shown, which speaks every second, is silent meanwhile."""
+        self.say(words, tone)
+        self._hushed_until = time.monotonic() + HEARD_S
+
+    def _say_of_run(self, words: str) -> None:
+        if time.monotonic() >= self._hushed_until:
+            self.say(words)
+
     def _begin(self, job: Job) -> None:
-        self._error = None
+        self._error, self._hushed_until = None, 0.0
         self._job = job
         start_worker(self, job, self._on_error, self._on_ended)
         self._set_state("running" if job.busy else "idle")
@@ -323,7 +335,7 @@ class ReconstructPanel(Face):
         yield from self.result_layers.steps(picture)
         yield from self.result_steps(picture)
         if isinstance(self._job, ReconstructionJob):
-            yield lambda: self.say(words.live_words(picture.snapshot))
+            yield lambda: self._say_of_run(words.live_words(picture.snapshot))
         yield lambda: self.say_facts(words.frames_words(picture.snapshot))
 
     def _show_to_the_end(self) -> None:
@@ -344,11 +356,11 @@ class ReconstructPanel(Face):
 
     def _show_written(self, job: FollowJob) -> None:
         if job.written is None:
-            self.say(f"{job.path} has no result yet: it appears here with the run's first report.")
+            self._say_of_run(f"{job.path} has no result yet: it appears here with the run's first report.")
         elif self._last is not None:
             written = f"Read-only view, last written {words.ago_words(time.time() - job.written)}."
             snapshot = self._last.snapshot
-            self.say(words.sentences(words.verdict_words(snapshot), words.density_words(snapshot), written))
+            self._say_of_run(words.sentences(words.verdict_words(snapshot), words.density_words(snapshot), written))
         if job.progress is not None:
             done = job.progress.phase == "done"
             self.show_progress(None if done else job.progress.fraction, "" if done else job.progress.phase)
@@ -370,7 +382,7 @@ class ReconstructPanel(Face):
         self.run_button.clicked.connect(self._on_run)
         self.pause_button.clicked.connect(self._on_pause)
         self.after_run.phase_asked.connect(self.phase)
-        self.after_run.said.connect(self.say)
+        self.after_run.said.connect(self._answer)
         self.look_button.clicked.connect(lambda: show_look(self.viewer).look_at(self.inputs))
         self.view_changed.connect(self._on_view)
         self.level_changed.connect(self._on_level)
