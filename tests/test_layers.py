@@ -155,6 +155,23 @@ def test_nothing_to_draw_is_no_error(viewer):
     assert kinds(viewer) == ["intensity"]
 
 
+def test_the_status_bar_says_how_far_from_the_centre_the_surface_is_and_in_what(viewer, shown):
+    def status():
+        density = shown.find("density")
+        at = density.data_to_world((N // 2, N // 2, N // 2))
+        said = density.get_status(at, view_direction=np.array([0, 0, 1.0]), dims_displayed=[0, 1, 2], world=True)
+        return density.name, float(said["value"].partition(",")[0])
+
+    name, value = status()
+    assert name == "Density (Å from centre)"
+    assert abs(value - 5 * VOXEL_A) < VOXEL_A / 2
+    other = snapshot()
+    shown.show(Picture.of(replace(other, density=replace(other.density, voxel_size=0.5, units="1/detector_voxel"))))
+    name, value = status()
+    assert name == "Density (1/voxel from centre)"
+    assert abs(value - 5 * 0.5) < 0.25
+
+
 def test_a_higher_level_draws_a_smaller_surface():
     soft = replace(snapshot(), density=Volume(np.exp(-((1 - ball(12)) ** 2)) * ball(12), VOXEL_A, "angstrom"))
     low, high = (Picture.of(soft, level).surface[2].max() for level in (0.2, 0.8))

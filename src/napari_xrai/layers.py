@@ -281,18 +281,25 @@ def slices_layer(picture: Picture) -> LayerData | None:
 
 
 def density_layer(picture: Picture) -> LayerData | None:
-    """The density's surface, in its own unit of length; coloured by the distance from the particle's centre."""
+    """The density's surface, in its own unit of length; coloured by the distance from the particle's centre.
+
+    The name says what the value is: napari's status bar shows name and value, and nothing else of a surface.
+    """
     volume = picture.snapshot.density
     if volume is None or picture.surface is None:
         return None
     n, voxel = volume.data.shape[0], volume.voxel_size
-    low, high = (float(v) for v in np.percentile(picture.surface[2], (1, 99)))
+    vertices, faces, voxels = picture.surface
+    distance = voxels * np.float32(voxel)
+    low, high = (float(v) for v in np.percentile(distance, (1, 99)))
+    unit = "Å" if volume.units == "angstrom" else "1/voxel"
     kwargs = {
-        "name": "Density", "colormap": "viridis", "shading": "smooth", "contrast_limits": (low, max(high, low + 1e-3)),
+        "name": f"Density ({unit} from centre)", "colormap": "viridis", "shading": "smooth",
+        "contrast_limits": (low, max(high, low + 1e-3 * voxel)),
         "metadata": {KEY: "density", "volume": volume, "level": picture.level},
         **_placed(n, voxel, DENSITY_X * voxel * n),
     }  # fmt: skip
-    return (picture.surface, kwargs, "surface")
+    return ((vertices, faces, distance), kwargs, "surface")
 
 
 def picture_layers(picture: Picture, view: View = "volume") -> list[LayerData]:
@@ -383,6 +390,8 @@ class ResultLayers:
         for name in ("scale", "translate"):
             if not np.allclose(getattr(layer, name), kwargs[name]):
                 setattr(layer, name, kwargs[name])
+        if layer.metadata["volume"].units != kwargs["metadata"]["volume"].units:
+            layer.name = kwargs["name"]  # which may be the user's, but not say another unit than the value's
         layer.metadata.update(kwargs["metadata"])
         untouched = self._limits.get(kind, tuple(layer.contrast_limits)) == tuple(layer.contrast_limits)
         if untouched and not np.allclose(layer.contrast_limits, kwargs["contrast_limits"], rtol=LIMITS_RTOL):
