@@ -7,13 +7,18 @@ import h5py
 import numpy as np
 import pytest
 
+from napari_xrai import first_look_centre
 from napari_xrai.core.detector import Panels, detector_from_panels, square_detector
 from napari_xrai.core.frames import BAD, HC_EV_A, Frames
+from napari_xrai.core.particle import builtin_particle
+from napari_xrai.core.simulate import Preset, simulate
 from napari_xrai.first_look import histogram, spread_slices, suggest_threshold, take_first_look
+from napari_xrai.first_look_centre import find_centre
 from napari_xrai.first_look_files import save_array, save_geometry
 from napari_xrai.first_look_geometry import radial_average, resolution_rings, with_centre
 from napari_xrai.first_look_layout import MAX_STACK_BYTES, FrameStack, lay_out
 from napari_xrai.io.open import open_source
+from napari_xrai.io.source import InputError
 
 DISTANCE, PIXEL, ENERGY = 0.2, 1e-3, 6000.0
 LAMBDA = HC_EV_A / ENERGY
@@ -208,6 +213,37 @@ def test_a_moved_beam_gives_the_detector_that_was_built_there():
     assert moved_layout.centre == (layout.centre[0] - 3, layout.centre[1] + 2)
     back, _ = with_centre(moved, moved_layout, layout.centre)
     np.testing.assert_allclose(back.q, detector.q, atol=1e-15)
+
+
+class Held:
+    """Frames in memory, as a source gives them."""
+
+    def __init__(self, frames):
+        self.frames, self.n_frames, self.n_pixels = frames, len(frames), frames.n_pixels
+
+    def read(self, index):
+        return self.frames.take(index)
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["as it is", "binned"])
+def test_the_beam_is_found_where_photons_mirror_and_drawn_there(monkeypatch, large):
+    preset = Preset((48, 48), 1.6e-3, 0.3, HC_EV_A / 4.0, stop_radius_px=3.0, photons=2000)
+    true, _, batches = simulate(builtin_particle("demo"), preset, n_frames=600, seed=3)
+    source = Held(Frames.concatenate(list(batches)))
+    if large:
+        monkeypatch.setattr(first_look_centre, "working_binning", lambda _: 2)
+    beam = lay_out(true.shape, true).centre
+    wrong = (beam[0] - 2.3, beam[1] + 1.2)
+    given, layout = with_centre(true, lay_out(true.shape, true), wrong)
+    found, _ = find_centre(source, np.arange(600), given, layout)
+    assert found == pytest.approx(beam, abs=0.3)
+    given, layout = with_centre(true, lay_out(true.shape, true), found)
+    centre, sentence = find_centre(source, np.arange(600), given, layout)
+    assert centre is None or np.hypot(*np.subtract(centre, found)) < 0.2
+    centre, sentence = find_centre(source, np.arange(3), given, layout)
+    assert centre is None and sentence.startswith("left where the cross is: photons do not show it")
+    with pytest.raises(InputError, match="no photon is on a usable pixel of these hits"):
+        find_centre(source, np.arange(0), given, layout)
 
 
 def test_the_radial_average_is_the_mean_of_each_ring():

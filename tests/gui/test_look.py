@@ -1,5 +1,6 @@
 """The first look under real events: what is drawn, dragged, painted and handed to the run."""
 
+import re
 import time
 
 import h5py
@@ -11,7 +12,11 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QComboBox, QLabel, QProgressBar, QPushButton, QSpinBox, QWidget
 
 from napari_xrai.contributions import open_look, open_panel, show_look, show_panel
-from napari_xrai.core.frames import BAD
+from napari_xrai.core.detector import through_beam
+from napari_xrai.core.frames import BAD, HC_EV_A
+from napari_xrai.core.particle import builtin_particle
+from napari_xrai.core.simulate import Preset, simulate
+from napari_xrai.io.cxi_writer import CxiWriter
 from napari_xrai.io.open import open_source
 from napari_xrai.layers import KEY
 from napari_xrai.widgets import look_job
@@ -76,7 +81,7 @@ def drag(qtbot, widget, start, end):
 
 def test_an_empty_look_invites_and_offers_nothing_it_cannot_do(look, viewer):
     assert "Drop frames here" in part(look, QWidget, "drop").findChild(QLabel).text()
-    for name in ("measure", "mask", "centre", "pan", "use"):
+    for name in ("measure", "mask", "centre", "find", "pan", "use"):
         assert not part(look, QPushButton, name).isEnabled()
     assert not look.status.isVisible()
     assert not part(look, QSpinBox, "threshold").isVisible()
@@ -185,6 +190,33 @@ def test_mask_and_centre_made_by_the_mouse_reach_the_run(qtbot, viewer, look, ti
     qtbot.waitUntil(lambda: look._look is not None and not use.isEnabled(), timeout=10_000)
     np.testing.assert_allclose(layer(viewer, "centre").data[0], end, atol=1e-3)
     assert f"{given.mask.name}" in part(look, QWidget, "drop").findChild(QLabel).text()
+
+
+def test_the_centre_is_found_drawn_and_told_in_pixels(qtbot, viewer, look, tmp_path):
+    preset = Preset((48, 48), 1.6e-3, 0.3, HC_EV_A / 4.0, stop_radius_px=3.0, photons=2000)
+    true, _, batches = simulate(builtin_particle("demo"), preset, n_frames=600, seed=3)
+    pitch = 1.6e-3 / 0.3
+    beside = through_beam(true, np.array([2.0, -3.0]) * pitch)
+    with CxiWriter(tmp_path / "beside.cxi", beside, distance_m=0.3, polarization="x") as out:
+        for batch in batches:
+            out.write(batch)
+    find = part(look, QPushButton, "find")
+    assert not find.isEnabled()
+    look.load([tmp_path / "beside.cxi"])
+    wait_until_looked(qtbot, look, 600)
+    given = layer(viewer, "centre").data[0].copy()
+    qtbot.mouseClick(find, LEFT)
+    assert not find.isEnabled()
+    qtbot.waitUntil(lambda: "was found" in text(look, "status"), timeout=60_000)
+    right, up = re.search(r"found ([\d.]+) pixels right and ([\d.]+) up from", text(look, "status")).groups()
+    assert (float(right), float(up)) == pytest.approx((2.0, 3.0), abs=0.3)
+    found = layer(viewer, "centre").data[0].copy()
+    np.testing.assert_allclose(found - given, [-3, 2], atol=0.3)
+    np.testing.assert_allclose(layer(viewer, "rings").data[0].mean(axis=0), found, atol=1e-3)
+    assert "the moved beam centre" in part(look, QPushButton, "use").toolTip()
+    qtbot.waitUntil(find.isEnabled, timeout=1000)
+    qtbot.wait(200)  # the cross rests where it was found, and the words stay
+    assert "was found" in text(look, "status")
 
 
 def test_the_panel_opens_the_look_and_hands_it_its_files(qtbot, viewer, panel, tiny):

@@ -16,6 +16,7 @@ from superqt.utils import create_worker
 from ..contributions import open_panel, show_panel
 from ..core.frames import BAD, Detector
 from ..first_look import FirstLook, suggest_threshold
+from ..first_look_centre import find_centre
 from ..first_look_files import save_array, save_geometry
 from ..first_look_geometry import radial_average, resolution_rings, with_centre
 from ..first_look_layout import Layout
@@ -26,7 +27,7 @@ from .inputs import Inputs
 from .look_face import LookFace
 from .look_job import LookJob, Opened, open_inputs
 from .look_layers import CONTRASTS, SHOWN, LookLayers
-from .words import centre_words, error_words, handed_over_words, hits_words
+from .words import centre_words, error_words, found_centre_words, handed_over_words, hits_words
 from .worker import Job, start_worker
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class LookPanel(LookFace):
         self._canvas_drops = CanvasDrops(self, napari_viewer)
         self._queue: list[tuple[Inputs | None, list[Path]]] = []
         self._opening = False
+        self._finding: Opened | None = None
         self._pull_timer, self._settle_timer, self._rest_timer = QTimer(self), QTimer(self), QTimer(self)
         self._settle_timer.setSingleShot(True)
         self._rest_timer.setSingleShot(True)
@@ -111,6 +113,23 @@ class LookPanel(LookFace):
         """Stop measuring; what was summed stays."""
         if self._job is not None:
             self._job.stop()
+
+    def find_centre(self) -> None:
+        """Put the cross where photons mirror in the hits among the frames looked at; errors are shown, not raised."""
+        opened, mask = self._opened, self._mask()
+        if self._finding is not None or self._look is None or self._detector is None or mask is None:
+            return
+        hits = self._look.hits(self._threshold or 0)
+        detector = replace(self._detector, mask=mask)
+        self._finding = opened
+        self.say("Finding the beam centre…")
+        worker = create_worker(
+            find_centre, opened.source, hits, detector, self._layout, _start_thread=False, _ignore_errors=True
+        )
+        worker.returned.connect(self._on_centre_found)
+        worker.errored.connect(self._on_centre_not_found)
+        worker.start()
+        self._show_state()
 
     def use_for_run(self) -> None:
         """Hand mask, geometry and hits, as far as they were changed here, to the panel; errors are shown."""
@@ -326,6 +345,24 @@ class LookPanel(LookFace):
         self._show_radial()
         self._show_state()
 
+    def _on_centre_found(self, found: tuple[tuple[float, float] | None, str]) -> None:
+        (centre, sentence), asked, self._finding = found, self._finding, None
+        if asked is self._opened and asked.detector and asked.layout:  # other files may have come meanwhile
+            if centre is None:
+                self.say(f"Beam centre {sentence}.")
+            else:
+                self._detector, self._layout = with_centre(asked.detector, asked.layout, centre)
+                self._show_geometry()
+                self._show_radial()
+                assert asked.layout.centre is not None
+                self.say(found_centre_words(asked.layout.centre, centre))
+        self._show_state()
+
+    def _on_centre_not_found(self, error: Exception) -> None:
+        self._finding = None
+        self.say(error_words(error), "error")
+        self._show_state()
+
     def _mask(self) -> NDArray[np.uint8] | None:
         """(P,) 0/1/2: that of the files, and over it what was painted."""
         own, layout, layer = self._opened.mask, self._opened.layout, self.look_layers.find("mask")
@@ -367,6 +404,7 @@ class LookPanel(LookFace):
         self.measure_button.clicked.connect(self._on_measure)
         self.plots.threshold_dragged.connect(self._on_threshold)
         self.threshold.valueChanged.connect(self._on_threshold)
+        self.find_button.clicked.connect(self.find_centre)
         self.previous.clicked.connect(lambda: self._go_to_hit(-1))
         self.next.clicked.connect(lambda: self._go_to_hit(1))
         self.use_button.clicked.connect(self.use_for_run)
@@ -391,7 +429,8 @@ class LookPanel(LookFace):
         source = self._opened.source
         self.show_state(
             frames=(source.n_frames or 0) if source else 0, measuring=self._job is not None,
-            picture=self._layout is not None, centre=self._detector is not None, carries=self._carries(),
+            picture=self._layout is not None, centre=self._detector is not None,
+            hits=self._look is not None and self._finding is None, carries=self._carries(),
         )  # fmt: skip
 
     def event(self, event: QEvent) -> bool:  # noqa: D102

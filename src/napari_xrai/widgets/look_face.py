@@ -61,7 +61,9 @@ class LookFace(Dock):
         super().say(words, tone)
         self.status.setVisible(bool(words))
 
-    def show_state(self, *, frames: int, measuring: bool, picture: bool, centre: bool, carries: str) -> None:
+    def show_state(
+        self, *, frames: int, measuring: bool, picture: bool, centre: bool, hits: bool, carries: str
+    ) -> None:
         """Controls for this state.
 
         Parameters
@@ -71,6 +73,8 @@ class LookFace(Dock):
         measuring : bool
         picture, centre : bool
             Whether there is something to paint on, and a beam centre to move.
+        hits : bool
+            Whether there are some to find the centre from, and nobody does.
         carries : str
             What the run would get; empty for nothing.
         """
@@ -80,6 +84,7 @@ class LookFace(Dock):
         self.measure_button.setEnabled(bool(frames))
         for name, button in self.tools.items():
             button.setEnabled(picture and (centre or name != "centre"))
+        self.find_button.setEnabled(picture and centre and hits)
         for part in (self.shown, self.contrast):
             part.setEnabled(picture)
         self.use_button.setEnabled(bool(carries))
@@ -128,6 +133,11 @@ class LookFace(Dock):
             button.setChecked(name == "pan")
             button.clicked.connect(lambda _=False, name=name: self.tool_chosen.emit(name))
             self._tool_group.addButton(button)
+        self.find_button = _button(
+            "xrai-look-find",
+            "Find centre",
+            "Put the cross where photons of the hits mirror, as a run does",
+        )
         self.wanted = QSpinBox(self)
         self.wanted.setObjectName("xrai-look-wanted")
         self.wanted.setRange(1, MOST_FRAMES)
@@ -162,7 +172,7 @@ class LookFace(Dock):
         column.addWidget(self.drop_zone)
         column.addWidget(self.found)
         column.addLayout(row("Show", (self.shown, 1), "Contrast", (self.contrast, 1)))
-        column.addLayout(row(*((button, 1) for button in self.tools.values())))
+        column.addLayout(row(*((button, 1) for button in (*self.tools.values(), self.find_button))))
         column.addLayout(row("Look at", (self.wanted, 2), (self._of, 0), (self.measure_button, 1)))
         column.addWidget(self.progress)
         column.addWidget(self.plots, 1)

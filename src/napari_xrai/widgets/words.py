@@ -108,13 +108,24 @@ def hits_words(hits: int, looked_at: int, total: int) -> str:
 
 def centre_words(before: tuple[float, float], after: tuple[float, float]) -> str:
     """Where the beam centre went, as (row, column): ``"Beam centre moved 3.0 pixels right and 1.5 up: …"``."""
-    down, right = after[0] - before[0], after[1] - before[1]
-    sideways = f"{abs(right):.1f} pixels {'right' if right > 0 else 'left'}"
-    upright = f"{abs(down):.1f} {'down' if down > 0 else 'up'}"
     return (
-        f"Beam centre moved {sideways} and {upright}: rings and radial average follow. A run takes it with "
+        f"Beam centre moved {_way_words(before, after)}: rings and radial average follow. A run takes it with "
         '"Use for the run".'
     )
+
+
+def found_centre_words(given: tuple[float, float], found: tuple[float, float]) -> str:
+    """How far from where the geometry has it the beam was found, both as (row, column)."""
+    return (
+        f"The beam was found {_way_words(given, found)} from where the geometry has it; the cross is there now. A run "
+        'finds it by itself, and takes it from here with "Use for the run".'
+    )
+
+
+def _way_words(before: tuple[float, float], after: tuple[float, float]) -> str:
+    down, right = after[0] - before[0], after[1] - before[1]
+    sideways = f"{abs(right):.1f} pixels {'right' if right > 0 else 'left'}"
+    return f"{sideways} and {abs(down):.1f} {'down' if down > 0 else 'up'}"
 
 
 def handed_over_words(what: str, folder: Path) -> str:
