@@ -351,14 +351,14 @@ def test_errors_views_and_forecast_appear_where_a_run_has_them(tmp_path):
     q = np.array([0.025, 0.03, 0.035, 0.04])
     forecast = Forecast(
         np.array([1.0, 2, 5, 10]), np.array([600, 1200, 3000, 6000]), q, q - 0.002, q + 0.002, 0.05,
-        np.zeros(4, bool), "now 40 Å; forecast for more frames: 2× 33.3 Å",
+        np.zeros(4, bool), "resolution now 40 Å; forecast: with 2× as many frames about 33.3 Å",
     )  # fmt: skip
     coverage = replace(ViewDensity([np.eye(3)]).coverage(), sentence="few views along some directions")
     tenth = replace(snapshot.intensity, data=snapshot.intensity.data / 10)
     trust = Trust(tenth, (snapshot.intensity, snapshot.intensity), coverage, forecast)
     page = report(tmp_path / "done", replace(snapshot, trust=trust))
     assert page.svgs("plot") == 6
-    for words in ("Now 40 Å; forecast for more frames", "standard error of a voxel", "Few views along some directions"):
+    for words in ("Resolution now 40 Å; forecast: ", "standard error of a voxel", "Few views along some directions"):
         assert words in page.text
     early = replace(snapshot.progress, fraction=0.4)
     assert "No forecast" in report(tmp_path / "early", replace(snapshot, trust=trust, progress=early)).text

@@ -30,6 +30,13 @@ def test_the_forecast_comes_true():
         reached = crossing(half_curve(float(frames), 1), 0.5)
         assert q == pytest.approx(reached, abs=0.006)  # under a shell
         assert low <= reached <= high
+    two, five, ten = (
+        f"about {1 / q:.3g} Å (at worst {1 / low:.3g} Å, at best {1 / high:.3g} Å)"
+        for q, low, high in zip(now.q[1:], now.low[1:], now.high[1:], strict=True)
+    )
+    assert now.sentence == (
+        f"resolution now {1 / now.q[0]:.3g} Å; forecast: with 2× as many frames {two}, with 5× {five}, with 10× {ten}"
+    )
 
 
 def test_it_says_where_the_detector_ends():

@@ -28,6 +28,8 @@ GROWTH = (0.5, 1.0, 1.5)
 NEAR_EDGE = 0.9
 """Of the detector's radius: half-sets that end further in are limited by something else."""
 
+DETECTOR_EDGE = "the detector's edge"
+
 
 @dataclass(frozen=True, eq=False)
 class Forecast:
@@ -83,7 +85,7 @@ def forecast(halves: ShellCurve, frames: int, units: str, edge: float) -> Foreca
     last = float(curve.q[-1]) if known.any() else float("nan")
     factors = np.array(FACTORS, np.float64)
     at_edge = np.isclose(found[1], last)
-    limit = "the detector's edge" if last > NEAR_EDGE * edge else "the last shell in use so far"
+    limit = DETECTOR_EDGE if last > NEAR_EDGE * edge else "the last shell in use so far"
     return Forecast(
         factors, (factors * frames).astype(np.int64), found[1], found[0], found[2], last, at_edge,
         _sentence(found, at_edge, limit, units),
@@ -103,20 +105,18 @@ def _sentence(found: F64, at_edge: NDArray[np.bool_], limit: str, units: str) ->
     if not np.isfinite(found[1, 0]):
         return "the half-sets do not agree yet: nothing can be forecast"
     if at_edge[0]:
-        return f"the half-sets agree to {limit}: more frames bring no more resolution there, only less noise"
+        if limit == DETECTOR_EDGE:
+            return f"the half-sets agree to {limit}: more frames bring less noise, but no finer resolution"
+        return f"the half-sets agree to {limit}: a longer run tells what is beyond"
     words = []
     for column in range(1, len(FACTORS)):
+        worst, expected, best = (_length(q, units) for q in found[:, column])
+        span = f" (at worst {worst}, at best {best})" if best != worst else ""
+        coming = f"{limit} ({expected})" if at_edge[column] else f"about {expected}{span}"
+        words.append(f"with {FACTORS[column]}× {'as many frames ' if column == 1 else ''}{coming}")
         if at_edge[column]:
-            words.append(f"{FACTORS[column]}× {limit} ({_length(found[1, column], units)})")
             break
-        best, worst = found[2, column], found[0, column]
-        span = (
-            f"{_length(best, units)} to {_length(worst, units)}"
-            if _length(best, units) != _length(worst, units)
-            else ""
-        )
-        words.append(f"{FACTORS[column]}× {_length(found[1, column], units)}" + (f" ({span})" if span else ""))
-    return f"now {_length(found[1, 0], units)}; forecast for more frames: " + ", ".join(words)
+    return f"resolution now {_length(found[1, 0], units)}; forecast: " + ", ".join(words)
 
 
 def _length(q: float, units: str) -> str:
