@@ -109,6 +109,11 @@ def test_dropped_frames_are_seen_measured_and_scrubbed(qtbot, viewer, look, tiny
     shown = np.asarray(layer(viewer, "patterns")._data_view)
     assert np.nansum(shown) == frames.dense()[moved].sum()
 
+    ticks = np.log10([0.2, 0.5, 1, 2, 3])
+    named = {name: plot.getAxis("left").logTickStrings(ticks, 1, 1) for name, plot in look.plots.plots.items()}
+    assert named["lit"] == named["photons"] == ["", "", "1", "2", ""]  # half a frame is none
+    assert named["radial"] == ["0.2", "0.5", "1", "2", ""]
+
     contrast = part(look, QComboBox, "contrast")
     qtbot.keyClicks(contrast, "lin")
     contrast.activated.emit(contrast.currentIndex())

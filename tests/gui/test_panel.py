@@ -349,10 +349,11 @@ def test_everything_fits_a_small_laptop(viewer, panel, qtbot):
 
 
 def test_what_was_given_once_is_offered_again_and_can_be_changed(qtbot, panel, tiny):
-    remember(open_source(tiny), InputSettings(energy_eV=2817.8))
+    remember(open_source(tiny), InputSettings(energy_eV=2817.604961))
     load(qtbot, panel, *tiny)
     energy = part(panel, QLineEdit, "energy_eV")
-    assert energy.isVisible() and energy.text() == "2817.8"
+    assert energy.isVisible() and energy.text() == "2817.604961"
+    assert energy.cursorPosition() == 0  # what is seen begins with the thousands
     assert any("Remembered" in label.text() for label in panel.findChildren(QLabel) if label.isVisible())
     energy.clear()
     qtbot.keyClicks(energy, "3000")

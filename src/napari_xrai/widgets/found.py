@@ -77,7 +77,7 @@ class FoundView(QWidget):
             if name not in asked:
                 field.clear()
             elif given is not None and not field.text():
-                field.setText(f"{given:.10g}")
+                _show_number(field, given)
         if "polarization" not in asked:
             self._polarization.setCurrentIndex(0)
         self._offer(found, asked)
@@ -92,7 +92,7 @@ class FoundView(QWidget):
             if name not in asked:
                 continue
             if field is not None and not field.text():
-                field.setText(f"{value:.10g}")
+                _show_number(field, value)
                 offered = True
             elif name == "polarization" and self._polarization.currentIndex() == 0:
                 self._polarization.setCurrentText(str(value))
@@ -131,6 +131,11 @@ class FoundView(QWidget):
         row.addWidget(field)
         row.addWidget(QLabel(unit, cell))
         return cell
+
+
+def _show_number(field: QLineEdit, value: float) -> None:
+    field.setText(f"{value:.10g}")
+    field.setCursorPosition(0)  # of more digits than there is room for, the first are seen
 
 
 def _number(field: QLineEdit) -> float | None:

@@ -19,14 +19,15 @@ NAMED = ("1", "2", "5")
 
 
 class DecadeAxis(pg.AxisItem):
-    """A logarithmic axis that says plain numbers, and not each of them."""
+    """A logarithmic axis that says plain numbers, and not each of them; of a count none below 1."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, counts: bool) -> None:
         super().__init__("left")
+        self._least = 1.0 if counts else 0.0
         self.setLogMode(False, True)
 
     def logTickStrings(self, values: list[float], scale: float, spacing: float) -> list[str]:  # noqa: D102
-        numbers = (f"{10**value:,.6g}" for value in values)
+        numbers = (f"{10**value:,.6g}" if 10**value > 0.99 * self._least else "" for value in values)
         return [number if number.lstrip("0.,")[:1] in NAMED else "" for number in numbers]
 
 
@@ -56,7 +57,7 @@ class LookPlots(QTabWidget):
             plot = self.plots[name] = still_plot(self)
             step = "center" if name != "radial" else None
             self._lines[name] = plot.plot([0.0, 1.0] if step else [], [0.0] if step else [], stepMode=step)
-            plot.setAxisItems({"left": DecadeAxis()})
+            plot.setAxisItems({"left": DecadeAxis(counts=name != "radial")})
             for side in ("left", "bottom"):
                 plot.getAxis(side).enableAutoSIPrefix(False)
             self.setTabToolTip(self.addTab(plot, title), tip)
