@@ -101,7 +101,7 @@ class MessageStream:
     def _receive(self, wait_s: float) -> Train | None:
         parts = self._socket.receive(wait_s)
         if self._socket.reconnected:
-            self.faults["silences after which it was asked again"] = self._socket.reconnected
+            self.faults["no answer: the server was asked again"] = self._socket.reconnected
         if parts is None:
             return None
         try:
