@@ -119,8 +119,9 @@ def test_the_logbook_needs_it_all(tmp_path):
     )
     page = report(tmp_path, snapshot_of(density=particle(), phasing=PHASING), settings=settings)
     for words in (
-        "/data/frames.cxi", "/data/det.h5", "6000", "CXI 1.6, 512 photons each", "seed 7", "received 1,000", "hits 700",
-        "not hit 300", "junk 100", "run made by napari-xrai", "torch", "--config", "settings.json --out again",
+        "/data/frames.cxi", "/data/det.h5", "6000", "CXI 1.6, 512 photons each", "seed 7", "max frames all",
+        "received 1,000", "hits 700", "not hit 300", "junk 100", "run made by napari-xrai", "torch", "--config",
+        "settings.json --out again",
     ):  # fmt: skip
         assert words in page.text, words
     assert page.svgs("plot") == 6

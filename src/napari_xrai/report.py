@@ -26,6 +26,7 @@ from .report_pictures import Picture, beam_directions, density_views, intensity_
 from .resolution_words import resolution_q
 from .run import SETTINGS, SavedRun, beside_result, read_run
 from .run_result import RESULT
+from .settings import unset_words
 
 PAGE = "report.html"
 LIBRARIES = ("numpy", "scipy", "torch", "numba", "h5py")
@@ -387,8 +388,7 @@ def _settings(saved: SavedRun) -> dict[str, str]:
         return {"": f"{SETTINGS} is not beside the result"}
     engine = saved.settings.engine.model_dump()
     return {
-        name.replace("_", " "): "chosen from the data" if value is None else str(value)
-        for name, value in engine.items()
+        name.replace("_", " "): unset_words(name) if value is None else str(value) for name, value in engine.items()
     }
 
 

@@ -65,7 +65,7 @@ class StreamSettings(BaseModel):
 
 
 class EngineSettings(BaseModel):
-    """How the reconstruction runs. None means: chosen from the data, and shown."""
+    """How the reconstruction runs. What None means, `unset_words` tells."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -101,3 +101,11 @@ class Settings(BaseModel):
     input: InputSettings = Field(default_factory=InputSettings)
     engine: EngineSettings = Field(default_factory=EngineSettings)
     stream: StreamSettings = Field(default_factory=StreamSettings)
+
+
+UNSET = {"max_frames": "all", "threads": "one per core"}
+
+
+def unset_words(name: str) -> str:
+    """What a setting of this name means that was left open."""
+    return UNSET.get(name, "chosen from the data")

@@ -273,6 +273,12 @@ def test_a_bad_file_is_told_while_a_run_is_shown_and_the_run_speaks_again(
     panel.stop()
 
 
+def test_what_an_open_setting_means_stands_in_it(panel):
+    names = ("passes", "max_frames", "threads")
+    meant = {name: part(panel, QLineEdit, f"set-{name}").placeholderText() for name in names}
+    assert meant == {"passes": "chosen from the data", "max_frames": "all", "threads": "one per core"}
+
+
 def test_a_setting_that_cannot_be_is_told_by_name(qtbot, panel, tiny, engine):
     load(qtbot, panel, *tiny)
     part(panel, QLineEdit, "set-passes").setText("-3")

@@ -1,4 +1,4 @@
-"""A form for a pydantic model: one row per setting, empty where the choice is left to the data."""
+"""A form for a pydantic model: one row per setting, empty where it is left open: what that means stands in grey."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 from qtpy.QtWidgets import QComboBox, QFormLayout, QLineEdit, QWidget
 
 from ..io.source import InputError
+from ..settings import unset_words
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -21,10 +22,10 @@ class SettingsForm(QWidget):
         super().__init__(parent)
         self._fields: dict[str, QComboBox | QLineEdit] = {}
         layout = QFormLayout(self)
-        layout.setContentsMargins(4, 2, 4, 2)
+        layout.setContentsMargins(0, 2, 0, 2)
         layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
         for name, info in model.model_fields.items():
-            widget = self._fields[name] = _editor(info)
+            widget = self._fields[name] = _editor(name, info)
             widget.setObjectName(f"xrai-set-{name}")
             widget.setToolTip(info.description or "")
             layout.addRow(name.replace("_", " "), widget)
@@ -46,7 +47,7 @@ class SettingsForm(QWidget):
             raise InputError(f"settings, {name}: {first['input']!r} cannot be used ({first['msg'].lower()})") from error
 
 
-def _editor(info: FieldInfo) -> QComboBox | QLineEdit:
+def _editor(name: str, info: FieldInfo) -> QComboBox | QLineEdit:
     choices = _choices(info.annotation)
     if choices:
         box = QComboBox()
@@ -54,7 +55,7 @@ def _editor(info: FieldInfo) -> QComboBox | QLineEdit:
         box.setCurrentText(str(info.default))
         return box
     line = QLineEdit("" if info.default is None else str(info.default))
-    line.setPlaceholderText("chosen from the data" if info.default is None else "")
+    line.setPlaceholderText(unset_words(name) if info.default is None else "")
     return line
 
 
