@@ -50,6 +50,11 @@ def test_an_early_curve_is_not_taken_for_the_detectors_edge():
     curve = half_curve(1e6, 0)
     curve.value[9:] = np.nan
     assert "in use so far" in forecast(curve, 500, "1/angstrom", 0.2).sentence
+    curve = half_curve(3000, 0)
+    last = np.flatnonzero(curve.value > 0.5).max() + 1
+    curve.value[last + 1 :] = np.nan
+    coming = forecast(curve, 500, "1/angstrom", 0.2)
+    assert coming.sentence.endswith(f"{1 / curve.q[last]:.3g} Å or finer, beyond the last shell in use so far")
 
 
 def test_halves_that_do_not_agree_forecast_nothing():

@@ -112,7 +112,9 @@ def _sentence(found: F64, at_edge: NDArray[np.bool_], limit: str, units: str) ->
     for column in range(1, len(FACTORS)):
         worst, expected, best = (_length(q, units) for q in found[:, column])
         span = f" (at worst {worst}, at best {best})" if best != worst else ""
-        coming = f"{limit} ({expected})" if at_edge[column] else f"about {expected}{span}"
+        coming = f"about {expected}{span}"
+        if at_edge[column]:  # further shells may be had, or there are none
+            coming = f"{limit} ({expected})" if limit == DETECTOR_EDGE else f"{expected} or finer, beyond {limit}"
         words.append(f"with {FACTORS[column]}× {'as many frames ' if column == 1 else ''}{coming}")
         if at_edge[column]:
             break
