@@ -192,6 +192,20 @@ def test_a_stream_that_is_cut_during_the_starts_is_told_at_once_and_taken_back(d
     assert told(0.1) == told(0.2) == [gone, back]
 
 
+def test_after_the_starts_silence_is_counted_from_the_last_frame_that_came(data, small, one_start):
+    inlet = ToyInlet(data[2], rest_at=600, rests=10**6)
+    engine = OnlineReconstruction(data[0], ReconstructionSettings(threads=1, passes=1), None)
+    steps = engine.follow(inlet)
+    while not engine.phase.startswith("following"):
+        next(steps)
+    while inlet.next < 600:
+        next(steps)
+    inlet.silent_s = 4.2
+    while "no frames" not in engine.phase:
+        next(steps)
+    assert engine.phase.startswith("no frames for 4 s: ")
+
+
 def test_silence_before_there_is_enough_to_start_from_is_in_the_phase(data):
     inlet = ToyInlet(data[2], rest_at=300, rests=10**6)
     engine = OnlineReconstruction(data[0], ReconstructionSettings(threads=1), None)

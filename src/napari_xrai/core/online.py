@@ -105,7 +105,6 @@ class OnlineReconstruction(Reconstruction):
         self.live, self.marching, self.shedding, self.blind = True, True, False, False
         self.watch, self.background = StreamWatch(), BlankBackground()
         self.update_s = 0.0
-        self.quiet_since = time.monotonic()
 
     # ---------------------------------------------------------------- the loop
 
@@ -332,7 +331,6 @@ class OnlineReconstruction(Reconstruction):
         self.seen, self.used = self.seen + n, self.used + n
         now, clock = time.monotonic(), time.time()
         self.uses.append((now, n, float(np.median(clock - acquired)), float((clock - acquired).max())))
-        self.quiet_since = now
         while self.uses[0][0] < now - LATENCY_S:
             self.uses.popleft()
 
@@ -350,14 +348,14 @@ class OnlineReconstruction(Reconstruction):
         return [lambda photons, propose=propose: propose(photons)[:, :SHED_CANDIDATES] for propose in proposers]  # type: ignore[misc]
 
     def _say_what_it_does(self, inlet: Inlet, came: bool) -> None:
-        quiet = time.monotonic() - self.quiet_since
+        silent_s = inlet.silent_s or 0.0
         if came and self.shedding:
             self.phase = "following the stream, with fewer candidate poses to keep up"
-        elif came:
+        elif came or silent_s <= QUIET_S:
             self.phase = "following the stream"
-        elif quiet > QUIET_S:
+        else:
             doing = "seeing the reservoir again" if self._again_pays() else "waiting"
-            self.phase = f"no frames for {quiet:.0f} s: {doing}"
+            self.phase = f"no frames for {silent_s:.0f} s: {doing}"
 
     # ---------------------------------------------------------------- the reservoir again
 
