@@ -79,12 +79,28 @@ def test_what_look_ups_expect_of_poses_is_what_their_totals_say(radius, poses):
     assert exposure.harmonics >= 4
     log_grid = rng.normal(0, 0.5, edge**3).astype(np.float32)
     table = exhaust(exposure.totals(log_grid, edge, radius, 1))
+    amplitude, weight = exposure.amplitudes(), rng.random(len(poses))
+    exposure.deposit(poses, weight, amplitude)
+    laid, again = (exhaust(exposure.look_ups(amplitude, radius, log_grid, edge, threads)) for threads in (1, 2))
+    assert laid.sum(dtype=np.float64) == pytest.approx(weight @ tabulated(exposure, table, poses), rel=1e-4)
+    np.testing.assert_array_equal(laid, again)
+
+
+@pytest.mark.parametrize("radius", [9.0, 17.0])
+def test_exposure_lies_where_half_of_the_poses_looked(radius, poses, lopsided):
+    # ⟨V, exposure⟩ is what these poses expect of V, ln V being all but linear from voxel to voxel
+    edge, exposure = lopsided.pixels.edge, ExposureTable(lopsided.pixels, lopsided.brightness)
+    axis = (np.arange(edge) - edge // 2) / edge
+    log_grid = (0.05 * axis[:, None, None] ** 2 + 0.1 * axis[:, None] ** 2 + 0 * axis).astype(np.float32).reshape(-1)
+    table = exhaust(exposure.totals(log_grid, edge, radius, 1))
     for half in (0, 1):
         amplitudes = [exposure.amplitudes(), exposure.amplitudes()]
-        weight = rng.random(len(poses))
+        weight = np.random.default_rng(2).random(len(poses))
         exposure.deposit(poses, weight, amplitudes[half])
-        laid = exhaust(exposure.spread(amplitudes, radius, edge, 1, log_grid))
-        assert laid[half].sum(dtype=np.float64) == pytest.approx(weight @ tabulated(exposure, table, poses), rel=1e-4)
+        laid = exhaust(exposure.spread(amplitudes, radius, edge, 1))
+        assert np.dot(laid[half].astype(np.float64), np.exp(log_grid)) == pytest.approx(
+            weight @ tabulated(exposure, table, poses), rel=1e-4
+        )
         assert not laid[1 - half].any()
 
 

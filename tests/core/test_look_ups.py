@@ -96,13 +96,12 @@ def test_poses_found_under_a_merged_field_stay_where_they_were_merged(merged):
 
 def test_photons_looked_up_are_those_laid_down(merged):
     def missed() -> float:
-        expected = merged.evidence.exposure.spread(
-            merged.evidence.amplitude, np.inf, merged.pixels.edge, 1, merged.field.log_grid()
-        )
+        even, odd = merged.evidence.amplitude
+        expected = merged.evidence.exposure.look_ups(even + odd, np.inf, merged.field.log_grid(), merged.pixels.edge, 1)
         laid, found = merged.evidence.photons, exhaust(expected)
         total = laid[0] + laid[1]
         seen = total > 5
-        return float(np.std((found[0] + found[1] - total)[seen] / total[seen]))
+        return float(np.std((found - total)[seen] / total[seen]))
 
     merged.fitted(0)
     before = missed()

@@ -88,6 +88,9 @@ def test_the_band_filter_is_that_of_the_cpu(edge):
     photons = rng.poisson(exposure).astype(np.float32)
     there = TORCH.band_filter(photons, exposure, 0.8, 0.2)
     np.testing.assert_allclose(there, filtered_ratio(photons, exposure, 0.8, 0.2), rtol=1e-3, atol=1e-4)
+    base = rng.gamma(4.0, 0.25, (edge,) * 3).astype(np.float32)
+    there, here = (f(photons, exposure, 0.8, 0.2, base) for f in (TORCH.band_filter, filtered_ratio))
+    np.testing.assert_allclose(there, here, rtol=1e-3, atol=1e-4)
 
 
 # -------------------------------------------------------------------------------------------------- directions
@@ -112,6 +115,8 @@ def test_expected_photons_are_tabulated_interpolated_and_spread_alike(name, back
         here.deposit(rotation[half::2], np.linspace(0.5, 2, 30), amplitude[half])
     for one, other in zip(*(exhaust(table.spread(amplitude, RADIUS, edge, 1)) for table in (here, there)), strict=True):
         np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-5 * np.abs(one).max())
+    one, other = (exhaust(table.look_ups(amplitude[0], RADIUS, np.log(case.ratio), edge, 1)) for table in (here, there))
+    np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-5 * np.abs(one).max())
 
 
 def test_directions_on_edges_and_corners_of_the_cube_lie_between_the_same_nodes(case):
@@ -212,12 +217,14 @@ def test_evidence_is_the_same_in_both_halves(case, lit, radius, backend):
     rotation = np.repeat(true, 2, 0).astype(np.float32)
     rng = np.random.default_rng(0)
     weight, fluence = rng.random(2 * N), rng.random(2 * N) + 0.5
-    found = []
+    found, flattening = [], []
     for made in (COMPILED, backend):
         evidence = made.evidence(case.pixels, made.exposure_table(case.pixels, case.brightness), radius, 1)
         for batch in (photons.take(np.arange(N)), photons.take(np.arange(N))):  # what was laid before stays
             evidence.add(batch, row, rotation, weight, fluence)
         found.append(exhaust(evidence.volumes()))
+        flattening.append(exhaust(evidence.flattening(np.log(case.ratio), found[0][1])))
+    np.testing.assert_allclose(*flattening, rtol=1e-3)
     for one, other in zip(*found, strict=True):
         for half in range(2):
             np.testing.assert_allclose(other[half], one[half], rtol=1e-3, atol=1e-5 * one[half].max())

@@ -87,8 +87,9 @@ class Evidence:
             As there.
         """
         edge = self.pixels.edge
-        even, odd = yield from self.exposure.spread(self._amplitudes(), self.radius, edge, self.threads, log_grid)
-        found, seen = friedel_sum(even + odd), np.maximum(friedel_sum(exposed[0] + exposed[1]), 0)
+        even, odd = self._amplitudes()
+        laid = yield from self.exposure.look_ups(even + odd, self.radius, log_grid, edge, self.threads)
+        found, seen = friedel_sum(laid), np.maximum(friedel_sum(exposed[0] + exposed[1]), 0)
         if orbit is not None:
             found = orbit.sum(found, edge)
         quotient = (found + PRIOR_PHOTONS) / (seen * np.exp(log_grid) + PRIOR_PHOTONS)

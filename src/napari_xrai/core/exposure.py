@@ -131,11 +131,10 @@ class ExposureTable:
         kernels.deposit(rotation, weight, self.rotation, self.m, amplitude)
 
     def spread(
-        self, amplitudes: list[NDArray[np.float64]], radius: float, edge: int, threads: int,
-        log_grid: F32 | None = None,
+        self, amplitudes: list[NDArray[np.float64]], radius: float, edge: int, threads: int
     ) -> Generator[None, None, list[F32]]:  # fmt: skip
         """The volumes (edge³) of exposure behind two `amplitudes`, from orienting pixels within `radius` of the beam,
-        or from all pixels where it is infinite; with `log_grid` (edge³), ln V, of the photons that V makes of it.
+        or from all pixels where it is infinite.
 
         Yields between steps of work.
         """
@@ -149,10 +148,6 @@ class ExposureTable:
             value = np.empty((part.stop - part.start, basis.shape[1], 2), np.float32)
             for half, amplitude in enumerate(amplitudes):
                 np.matmul(amplitude[lit[part]].astype(np.float32), basis, out=value[:, :, half])
-            if log_grid is not None:
-                found = np.empty(value.shape[:2], np.float32)
-                kernels.gather(self.rotation[lit[part]], point, log_grid, edge, found)
-                value *= np.exp(found, out=found)[:, :, None]
             kernels.scatter_halves(self.rotation[lit[part]], point, value, grid, edge)
 
         parts = chunks(len(lit), DIRECTIONS_PER_STEP)
@@ -160,6 +155,33 @@ class ExposureTable:
             in_threads(scatter, list(zip(grids, parts[pair], strict=False)), threads)
             yield
         return [np.ascontiguousarray(grids[0][:, half] + grids[1][:, half]) for half in range(2)]
+
+    def look_ups(
+        self, amplitude: NDArray[np.float64], radius: float, log_grid: F32, edge: int, threads: int
+    ) -> Generator[None, None, F32]:  # fmt: skip
+        """The photons (edge³) that look-ups in `log_grid` (edge³), ln V, make of an exposure, laid down as it is.
+
+        Parameters as of `spread`, and of `totals`. Yields between steps of work.
+        """
+        point, basis = self._points(self.pixels.within(radius) if np.isfinite(radius) else len(self.pixels.rho))
+        basis = np.ascontiguousarray(basis.T)
+        grids = [np.zeros(edge**3, np.float32) for _ in range(2)]
+        lit = np.flatnonzero(amplitude[:, 0] > 0)
+
+        def scatter(job: tuple[F32, slice]) -> None:
+            grid, part = job
+            turn = self.rotation[lit[part]]
+            value = np.empty((len(turn), len(point)), np.float32)
+            kernels.gather(turn, point, log_grid, edge, value)
+            np.exp(value, out=value)
+            value *= amplitude[lit[part]].astype(np.float32) @ basis
+            kernels.scatter(turn, point, value, grid, edge)
+
+        parts = chunks(len(lit), DIRECTIONS_PER_STEP)
+        for pair in chunks(len(parts), 2):
+            in_threads(scatter, list(zip(grids, parts[pair], strict=False)), threads)
+            yield
+        return grids[0] + grids[1]
 
 
 def cube_directions(m: int) -> NDArray[np.float64]:

@@ -256,9 +256,9 @@ class Reconstruction:
         self, stream: Iterable[SparsePhotons], n_frames: int, proposals: str, start: float, span: float
     ) -> Generator[Progress, None, None]:  # fmt: skip
         """See every frame once: infer its pose, merge it; update the field at the end (often, on long streams)."""
-        reach = self.radius + MARCH * self.speckle.size + NEIGHBOURS  # as far as the next update may look
-        evidence = self.backend.evidence(self.pixels, self.exposure, reach, self.settings.threads)
-        previous, before = self.carried, self.radius
+        pixels, previous, before = self.pixels, self.carried, self.radius
+        reach = before + MARCH * self.speckle.size + NEIGHBOURS  # as far as the next update may look
+        evidence = self.backend.evidence(pixels, self.exposure, reach, self.settings.threads)
         done, fresh, tally = 0, 0, np.zeros(8)
         likelihood, proposers = yield from self._prepare(proposals)
         for photons in stream:
@@ -271,8 +271,7 @@ class Reconstruction:
             self.fraction = start + span * min(1.0, done / n_frames)
             yield self.progress()
         yield from self._update(evidence, None, 0.0, tally)
-        arrived = before < self.radius == self.pixels.orient_radius
-        self.drift.settle(max(1, round(n_frames / FRAMES_PER_UPDATE)), arrived)
+        self.drift.settle(max(1, round(n_frames / FRAMES_PER_UPDATE)), before < self.radius == pixels.orient_radius)
 
     def _prepare(self, proposals: str) -> Generator[Progress, None, tuple[PoseLikelihood, list[Proposer]]]:
         """The likelihood under the present field and resolution, and who proposes poses."""
@@ -362,8 +361,9 @@ class Reconstruction:
         """What `evidence` says about each voxel, and what look-ups in the present field make of it."""
         assert self.field is not None
         photons, exposure = yield from evidence.volumes(self.orbit)
-        self.flattening = None
-        if self.begun and self.radius == self.pixels.orient_radius:  # sooner much else is missing from the field
+        if not self.begun or np.isfinite(evidence.radius):  # much else is missing from the field
+            self.flattening = None
+        elif self.flattening is None or not self.weighing:  # what may be the last pass needs no other
             self.flattening = yield from evidence.flattening(self.field.log_grid(), exposure, self.orbit)
         return photons, exposure
 

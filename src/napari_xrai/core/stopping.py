@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-LAST_UPDATES = 3
+LAST_UPDATES = 2
 """At full resolution, at least."""
 
 MOST_PASSES = 20

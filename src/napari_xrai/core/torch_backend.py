@@ -258,9 +258,7 @@ class TorchExposureTable(ExposureTable):
             yield
         return np.asarray(torch.cat(table).cpu().numpy())
 
-    def spread(
-        self, amplitudes: list[F64], radius: float, edge: int, threads: int, log_grid: F32 | None = None
-    ) -> Generator[None, None, list[F32]]:
+    def spread(self, amplitudes: list[F64], radius: float, edge: int, threads: int) -> Generator[None, None, list[F32]]:
         """As of `ExposureTable`."""
         point, basis = self._points(self.pixels.within(radius) if np.isfinite(radius) else len(self.pixels.rho))
         place, onto = self.transfer(point), self.transfer(basis.T)
@@ -268,15 +266,28 @@ class TorchExposureTable(ExposureTable):
         laid = self.transfer(np.stack([amplitude[lit] for amplitude in amplitudes], -1).astype(np.float32))
         turn = self.directions.rotation[self.transfer(lit)]
         out = torch.zeros(edge**3, 2, device=self.transfer.device)
-        volume = None if log_grid is None else self.transfer.grid(log_grid)
         few = max(1, self.transfer.look_ups // len(point))
         for nodes, amplitude in zip(torch.split(turn, few), torch.split(laid, few), strict=True):
             value = (amplitude.mT @ onto).mT  # (nodes, points, halves)
-            if volume is not None:
-                value = value * torch_kernels.gather(nodes, place, volume, edge).exp()[..., None]
             torch_kernels.scatter((place @ nodes.mT).flatten(0, 1), value.flatten(0, 1), out, edge)
             yield
         return [np.ascontiguousarray(half) for half in out.cpu().numpy().T]
+
+    def look_ups(
+        self, amplitude: F64, radius: float, log_grid: F32, edge: int, threads: int
+    ) -> Generator[None, None, F32]:
+        """As of `ExposureTable`."""
+        point, basis = self._points(self.pixels.within(radius) if np.isfinite(radius) else len(self.pixels.rho))
+        place, onto, volume = self.transfer(point), self.transfer(basis.T), self.transfer.grid(log_grid)
+        lit = np.flatnonzero(amplitude[:, 0] > 0)
+        laid, turn = self.transfer(amplitude[lit].astype(np.float32)), self.directions.rotation[self.transfer(lit)]
+        out = torch.zeros(edge**3, device=self.transfer.device)
+        few = max(1, self.transfer.look_ups // len(point))
+        for nodes, share in zip(torch.split(turn, few), torch.split(laid, few), strict=True):
+            value = torch_kernels.gather(nodes, place, volume, edge).exp() * (share @ onto)
+            torch_kernels.scatter((place @ nodes.mT).flatten(0, 1), value.flatten(), out, edge)
+            yield
+        return np.asarray(out.cpu().numpy())
 
 
 class TorchPoseLikelihood(PoseLikelihood):
