@@ -60,11 +60,19 @@ class Blocks:
         """Have at least `length` rows."""
         self._length = max(self._length, length)
         while len(self._blocks) * BLOCK_ROWS < length:
-            # pages of its own: among arrays that come and go it would keep the allocator from giving theirs back
-            room = mmap(-1, BLOCK_ROWS * self.dtype.itemsize * math.prod(self.row_shape))
-            self._blocks.append(np.frombuffer(room, self.dtype).reshape(BLOCK_ROWS, *self.row_shape))
+            self._blocks.append(self._room(BLOCK_ROWS))
             if self.fill:  # pages are made of zeros, and take no memory until they are written to
                 self._blocks[-1][:] = self.fill
+
+    def _room(self, rows: int) -> NDArray[Any]:
+        """Zeros on pages of their own.
+
+        Among arrays that come and go, one that stays keeps the allocator from giving theirs back; and one that is a
+        little larger each time it comes, as copies of a growing column are, fits no gap that the last one left.
+        """
+        room = mmap(-1, max(1, rows * self.dtype.itemsize * math.prod(self.row_shape)))
+        flat = np.frombuffer(room, self.dtype, rows * math.prod(self.row_shape))
+        return flat.reshape(rows, *self.row_shape)
 
     def append(self, rows: NDArray[Any]) -> None:
         """Put rows at the end; numbers too large for those before them make all of them larger."""
@@ -80,7 +88,9 @@ class Blocks:
             start, stop, _ = rows.indices(self._length)
             blocks = range(start // BLOCK_ROWS, -(-stop // BLOCK_ROWS))
             pieces = [self._blocks[n][max(0, start - n * BLOCK_ROWS) : max(0, stop - n * BLOCK_ROWS)] for n in blocks]
-            return np.concatenate([np.empty((0, *self.row_shape), self.dtype), *pieces])
+            length = max(0, stop - start)
+            out = self._room(length) if length > BLOCK_ROWS else np.empty((length, *self.row_shape), self.dtype)
+            return np.concatenate([out[:0], *pieces], out=out)
         out = np.empty((len(rows), *self.row_shape), self.dtype)
         for block, mine, inside in self._split(rows):
             out[mine] = block[inside]
