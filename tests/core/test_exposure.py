@@ -29,12 +29,22 @@ def poses():
 def test_totals_are_the_sum_over_every_pixel_within_the_radius(kind, radius, poses, request):
     case = request.getfixturevalue(kind)
     exposure = ExposureTable(case.pixels, case.brightness)
-    found = tabulated(exposure, exhaust(exposure.totals(np.log(case.ratio), case.pixels.edge, radius, 1)), poses)
+    found = tabulated(
+        exposure, exhaust(exposure.totals(np.log(case.ratio), case.pixels.edge, radius, 1, of_logarithm=True)), poses
+    )
     true = case.as_scored(poses)[:, : case.pixels.within(radius)].sum(1)
     error = found / true - 1
     assert abs(error.mean()) < 1e-3  # these pixels, no more and no fewer
     assert np.sqrt(np.mean(error**2)) < 5e-3
     assert true.std() > 0.1 * true.mean()  # poses do differ in brightness
+
+
+def test_totals_of_an_intensity_are_linear_between_voxels_until_its_logarithm_is_given(round_bench, poses):
+    exposure, edge = ExposureTable(round_bench.pixels, round_bench.brightness), round_bench.pixels.edge
+    found = tabulated(exposure, exhaust(exposure.totals(round_bench.ratio, edge, 17.0, 1)), poses)
+    true, other = (f(poses)[:, : round_bench.pixels.within(17.0)].sum(1) for f in
+                   (round_bench.expected, round_bench.as_scored))  # fmt: skip
+    assert np.abs(found / true - 1).mean() < 0.3 * np.abs(found / other - 1).mean()
 
 
 @pytest.mark.parametrize("kind", ["lopsided", "round_bench"])
@@ -49,7 +59,9 @@ def test_the_finer_lattice_is_as_exact_as_one_that_was_summed(kind, poses, reque
 
     coarse = ExposureTable(case.pixels, case.brightness)
     summed = ExposureTable(case.pixels, case.brightness, spacing=1 / 36)
-    table, other = (exhaust(e.totals(np.log(case.ratio), case.pixels.edge, 17.0, 1)) for e in (coarse, summed))
+    table, other = (
+        exhaust(e.totals(np.log(case.ratio), case.pixels.edge, 17.0, 1, of_logarithm=True)) for e in (coarse, summed)
+    )
     fine = error(coarse, coarse.fine.table(table), coarse.fine)
     assert fine < 1.05 * error(summed, other, summed)
     assert fine < 0.75 * error(coarse, table, coarse)
@@ -60,7 +72,7 @@ def test_where_the_mask_has_no_ring_symmetry_turning_the_frame_changes_the_total
     poses = random_rotations(50, np.random.default_rng(1))
     quarter = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
     exposure = ExposureTable(lopsided.pixels, lopsided.brightness)
-    table = exhaust(exposure.totals(np.log(lopsided.ratio), lopsided.pixels.edge, 12.0, 1))
+    table = exhaust(exposure.totals(np.log(lopsided.ratio), lopsided.pixels.edge, 12.0, 1, of_logarithm=True))
     change = tabulated(exposure, table, (poses @ quarter).astype(np.float32)) - tabulated(
         exposure, table, poses.astype(np.float32)
     )
@@ -78,7 +90,7 @@ def test_what_look_ups_expect_of_poses_is_what_their_totals_say(radius, poses):
     exposure = ExposureTable(case.pixels, case.brightness)
     assert exposure.harmonics >= 4
     log_grid = rng.normal(0, 0.5, edge**3).astype(np.float32)
-    table = exhaust(exposure.totals(log_grid, edge, radius, 1))
+    table = exhaust(exposure.totals(log_grid, edge, radius, 1, of_logarithm=True))
     amplitude, weight = exposure.amplitudes(), rng.random(len(poses))
     exposure.deposit(poses, weight, amplitude)
     laid, again = (exhaust(exposure.look_ups(amplitude, radius, log_grid, edge, threads)) for threads in (1, 2))
@@ -92,7 +104,7 @@ def test_exposure_lies_where_half_of_the_poses_looked(radius, poses, lopsided):
     edge, exposure = lopsided.pixels.edge, ExposureTable(lopsided.pixels, lopsided.brightness)
     axis = (np.arange(edge) - edge // 2) / edge
     log_grid = (0.05 * axis[:, None, None] ** 2 + 0.1 * axis[:, None] ** 2 + 0 * axis).astype(np.float32).reshape(-1)
-    table = exhaust(exposure.totals(log_grid, edge, radius, 1))
+    table = exhaust(exposure.totals(log_grid, edge, radius, 1, of_logarithm=True))
     for half in (0, 1):
         amplitudes = [exposure.amplitudes(), exposure.amplitudes()]
         weight = np.random.default_rng(2).random(len(poses))

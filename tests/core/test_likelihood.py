@@ -18,7 +18,7 @@ RADIUS = 14.0
 def likelihood_of(bench, ratio=None, shape=float("inf"), radius=RADIUS, threads=1):
     ratio = bench.ratio if ratio is None else ratio
     exposure = ExposureTable(bench.pixels, bench.brightness)
-    table = exhaust(exposure.totals(np.log(ratio), bench.pixels.edge, radius, 1))
+    table = exhaust(exposure.totals(np.log(ratio), bench.pixels.edge, radius, 1, of_logarithm=True))
     return PoseLikelihood(bench.pixels, bench.brightness, exposure, np.log(ratio), table, radius, shape, threads)
 
 

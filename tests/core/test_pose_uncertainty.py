@@ -79,9 +79,9 @@ class Merged:
 def likelihood_under(bench: Bench, ratio: np.ndarray) -> PoseLikelihood:
     pixels = bench.pixels
     exposure = ExposureTable(pixels, bench.brightness)
+    table = exhaust(exposure.totals(np.log(ratio), pixels.edge, pixels.orient_radius, 1, of_logarithm=True))
     return PoseLikelihood(
-        pixels, bench.brightness, exposure, np.log(np.maximum(ratio, DARKEST)),
-        exhaust(exposure.totals(np.log(ratio), pixels.edge, pixels.orient_radius, 1)), pixels.orient_radius,
+        pixels, bench.brightness, exposure, np.log(np.maximum(ratio, DARKEST)), table, pixels.orient_radius,
         NO_FLUENCE_SPREAD, 1,
     )  # fmt: skip
 

@@ -54,7 +54,7 @@ def lit(case):
 
 def likelihoods(case, shape, backend, threads=1):
     exposure = backend.exposure_table(case.pixels, case.brightness)
-    table = exhaust(exposure.totals(np.log(case.ratio), case.pixels.edge, RADIUS, threads))
+    table = exhaust(exposure.totals(np.log(case.ratio), case.pixels.edge, RADIUS, threads, of_logarithm=True))
     log_grid = np.log(case.ratio)
     return backend.likelihood(case.pixels, case.brightness, exposure, log_grid, table, RADIUS, shape, threads)
 
@@ -102,7 +102,7 @@ def test_expected_photons_are_tabulated_interpolated_and_spread_alike(name, back
     case = request.getfixturevalue(name)
     pixels, edge, rotation = case.pixels, case.pixels.edge, poses(60, seed=4)
     here, there = (b.exposure_table(pixels, case.brightness) for b in (COMPILED, backend))
-    tables = [exhaust(table.totals(np.log(case.ratio), edge, RADIUS, 1)) for table in (here, there)]
+    tables = [exhaust(table.totals(np.log(case.ratio), edge, RADIUS, 1, of_logarithm=True)) for table in (here, there)]
     np.testing.assert_allclose(tables[1], tables[0], rtol=1e-4, atol=1e-4 * tables[0].max())
     totals = np.empty(60)
     kernels.expected_totals(rotation, tables[0], here.rotation, here.m, totals)

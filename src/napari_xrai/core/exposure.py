@@ -97,19 +97,21 @@ class ExposureTable:
         seen = column[0] > 0
         return self.point[seen], np.stack(column, -1)[seen].astype(np.float32)
 
-    def totals(self, log_grid: F32, edge: int, radius: float, threads: int) -> Generator[None, None, F32]:
+    def totals(
+        self, grid: F32, edge: int, radius: float, threads: int, of_logarithm: bool = False
+    ) -> Generator[None, None, F32]:  # fmt: skip
         """Tabulate the photons expected on orienting pixels within `radius` voxels of the beam.
 
-        `log_grid` (edge³) is ln V, looked up between voxels as photons are scored. Yields between steps of work;
-        returns a (nodes, 1 + 2K) table for `kernels.expected_total`.
+        `grid` (edge³) is V, linear between voxels, or ln V. Yields between steps of work; returns a (nodes, 1 + 2K)
+        table for `kernels.expected_total`.
         """
         point, basis = self._points(self.pixels.within(radius))
         table = np.empty((len(self.rotation), basis.shape[1]), np.float32)
 
         def tabulate(part: slice) -> None:
             value = np.empty((part.stop - part.start, len(point)), np.float32)
-            kernels.gather(self.rotation[part], point, log_grid, edge, value)
-            table[part] = np.exp(value, out=value) @ basis
+            kernels.gather(self.rotation[part], point, grid, edge, value)
+            table[part] = (np.exp(value, out=value) if of_logarithm else value) @ basis
 
         parts = chunks(len(table), DIRECTIONS_PER_STEP)
         for step in chunks(len(parts), threads):

@@ -29,6 +29,10 @@ FIRST_BAND = 0.18
 """Times 1/smoothing: the band until it is measured, generous."""
 
 
+ROUGHEST = 0.13
+"""ln of what look-ups find over what voxels hold, rms over photons, beyond which look-ups are not fitted: peaks
+narrower than voxels can follow would draw frames, and grow with each pass."""
+
 MARGIN = 4
 """Voxels beyond a sphere that its filtered values reach into."""
 
@@ -84,8 +88,8 @@ class IntensityField(ABC):
         Cycles per voxel beyond which the intensity does not vary; `choose_band` measures it.
     exposure : (edge³) float32
         Photons expected at ratio 1 behind each voxel.
-    overshoot : (edge³) float32
-        What is added to the ratio for look-ups between voxels to find it: 0 until `fit_look_ups`.
+    overshoot : (edge³) float32 or None
+        What is added to the ratio for look-ups between voxels to find it, from `fit_look_ups`.
     """
 
     def __init__(
@@ -98,7 +102,7 @@ class IntensityField(ABC):
         start = np.exp(0.3 * rng.normal(size=self.edge**3)).astype(np.float32)
         self.ratio: F32 = np.float32(0.5) * friedel_sum(start)
         self.exposure: F32 = np.zeros_like(self.ratio)
-        self.overshoot: F32 = np.zeros_like(self.ratio)
+        self.overshoot: F32 | None = None
 
     @abstractmethod
     def update(self, photons: list[F32], exposure: list[F32]) -> Iterator[None]:
@@ -137,8 +141,10 @@ class IntensityField(ABC):
             if value > best:
                 best, self.band = value, band
 
-    def fit_look_ups(self, photons: list[F32], exposure: list[F32], flattening: F32) -> None:
+    def fit_look_ups(self, photons: list[F32], exposure: list[F32], flattening: F32 | None) -> None:
         """Set `overshoot` so that look-ups between voxels expect the `photons` of both halves, seen under `exposure`.
+
+        Where it is not known how they flatten, or look-ups are too rough for that, none is set.
 
         Trilinear look-ups flatten speckles, and photons laid on voxels are blurred: by a few per cent, but alike for
         all frames of a region. Poses found under such a field are turned by a little, together, and so is the next
@@ -148,10 +154,14 @@ class IntensityField(ABC):
         Parameters
         ----------
         photons, exposure : list of two (edge³) float32
-        flattening : (edge³) float32
+        flattening : (edge³) float32 or None
             What look-ups find around each voxel over what it holds, from `Evidence.flattening`.
         """
+        if flattening is None:
+            return
         looked_up = np.maximum(friedel_sum(exposure[0] + exposure[1]), 0) * flattening
+        if np.average(np.square(np.log(flattening)), weights=looked_up * self.ratio) > ROUGHEST**2:
+            return
         counted = friedel_sum(photons[0] + photons[1])
         scored = self.band_filter(
             self._cube(counted), self._cube(looked_up), self.smoothing, self.band, self._cube(self.ratio)
@@ -166,7 +176,8 @@ class IntensityField(ABC):
 
     def log_grid(self) -> F32:
         """(edge³) log ratio, bounded below, whose look-ups between voxels photons are scored against."""
-        return np.asarray(np.log(np.maximum(self.ratio + self.overshoot, DARKEST)), np.float32)
+        scored = self.ratio if self.overshoot is None else self.ratio + self.overshoot
+        return np.asarray(np.log(np.maximum(scored, DARKEST)), np.float32)
 
     def volume(self) -> F32:
         """(edge, edge, edge) V(q): mean photons on a pixel of mean response at mean fluence; 0 where unmeasured."""
@@ -180,14 +191,13 @@ class IntensityField(ABC):
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Arrays from which `restore` goes on."""
-        return {
-            "ratio": self.ratio, "exposure": self.exposure, "overshoot": self.overshoot, "band": np.array(self.band)
-        }  # fmt: skip
+        fitted = {} if self.overshoot is None else {"overshoot": self.overshoot}
+        return {"ratio": self.ratio, "exposure": self.exposure, "band": np.array(self.band), **fitted}
 
     def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Take up a `state`; arrays that are not this field's own are left alone."""
         self.ratio, self.exposure, self.band = arrays["ratio"], arrays["exposure"], float(arrays["band"])
-        self.overshoot = arrays.get("overshoot", np.zeros_like(self.ratio))  # older checkpoints have none
+        self.overshoot = arrays.get("overshoot")
 
 
 class VoxelField(IntensityField):
@@ -196,6 +206,6 @@ class VoxelField(IntensityField):
     def update(self, photons: list[F32], exposure: list[F32]) -> Iterator[None]:
         """Explain both halves together, by `estimate`."""
         self.ratio = self.estimate(photons[0] + photons[1], exposure[0] + exposure[1])
-        self.overshoot = np.zeros_like(self.ratio)
+        self.overshoot = None
         self.exposure = np.maximum(friedel_sum(exposure[0] + exposure[1]), 0)
         yield

@@ -102,7 +102,7 @@ class NeuralField(IntensityField):
             yield from self._render(voxel)
         self.updates += 1
 
-    def fit_look_ups(self, photons: list[F32], exposure: list[F32], flattening: F32) -> None:
+    def fit_look_ups(self, photons: list[F32], exposure: list[F32], flattening: F32 | None) -> None:
         """Leave them: on top of what networks learn, noise would come back that their smoothness keeps out."""
 
     def _learn(self, evidence: _Evidence, rng: np.random.Generator) -> Iterator[None]:

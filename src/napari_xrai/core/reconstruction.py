@@ -277,8 +277,9 @@ class Reconstruction:
         """The likelihood under the present field and resolution, and who proposes poses."""
         field, threads = self.field, self.settings.threads
         assert field is not None
-        log_grid = field.log_grid()
-        table = yield from self._with_progress(self.exposure.totals(log_grid, field.edge, self.radius, threads))
+        log_grid, fitted = field.log_grid(), field.overshoot is not None
+        making = self.exposure.totals(log_grid if fitted else field.ratio, field.edge, self.radius, threads, fitted)
+        table = yield from self._with_progress(making)
         likelihood = self.backend.likelihood(
             self.pixels, self.brightness, self.exposure, log_grid, table,
             self.radius, self.fluence_shape, threads,
@@ -375,8 +376,7 @@ class Reconstruction:
             yield from self._with_progress(self.field.choose_band(photons, exposure, self.radius))
             self.band_radius = self.radius
         yield from self._with_progress(self.field.update(photons, exposure))
-        if self.flattening is not None:
-            self.field.fit_look_ups(photons, exposure, self.flattening)
+        self.field.fit_look_ups(photons, exposure, self.flattening)
         self.halves = half_set_correlation(self.field, photons, exposure, self.pixels)
         self.updates += 1
         self.junk_law = self.gate.settle()

@@ -247,14 +247,17 @@ class TorchExposureTable(ExposureTable):
         self.transfer = transfer
         self.directions = Directions(transfer(self.rotation), self.m)
 
-    def totals(self, log_grid: F32, edge: int, radius: float, threads: int) -> Generator[None, None, F32]:
+    def totals(
+        self, grid: F32, edge: int, radius: float, threads: int, of_logarithm: bool = False
+    ) -> Generator[None, None, F32]:
         """As of `ExposureTable`."""
         place, onto = map(self.transfer, self._points(self.pixels.within(radius)))
-        volume = self.transfer.grid(log_grid)
+        volume = self.transfer.grid(grid)
         table = []
         few = max(1, self.transfer.look_ups // len(place))
         for nodes in torch.split(self.directions.rotation, few):
-            table.append(torch_kernels.gather(nodes, place, volume, edge).exp() @ onto)
+            value = torch_kernels.gather(nodes, place, volume, edge)
+            table.append((value.exp() if of_logarithm else value) @ onto)
             yield
         return np.asarray(torch.cat(table).cpu().numpy())
 
