@@ -101,7 +101,7 @@ class Reconstruction:
         self.carried: tuple[list[F32], list[F32]] | None = None
         self.halves: ShellCurve | None = None
         self.phase, self.fraction, self.seen = "getting ready (slow the first time)", 0.0, 0
-        self.passes_done = self.updates = self.starts = 0
+        self.passes_done = self.updates = self.starts = self.coarse_updates = 0
         self.begun, self.weighing, self.gaining = False, False, True
         self.restored: dict[str, NDArray[Any]] | None = None
         self.beam: Beam | None = None
@@ -363,8 +363,8 @@ class Reconstruction:
         assert self.field is not None
         photons, exposure = yield from evidence.volumes(self.orbit)
         if not self.begun or np.isfinite(evidence.radius):  # much else is missing from the field
-            self.flattening = None
-        elif self.flattening is None or not self.weighing:  # what may be the last pass needs no other
+            self.flattening, self.coarse_updates = None, self.updates + 1
+        elif self.flattening is None or (fine := self.updates - self.coarse_updates) & (fine + 1) == 0:  # 1, 3, 7, …
             self.flattening = yield from evidence.flattening(self.field.log_grid(), exposure, self.orbit)
         return photons, exposure
 
