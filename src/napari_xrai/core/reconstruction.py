@@ -136,8 +136,8 @@ class Reconstruction:
         while (total := self._passes(n_frames)) > self.passes_done:
             stream = reservoir.batches(size) if whole else map(self._receive, batches(size, 0))
             self.phase = f"pass {self.passes_done + 1} of {total}"
-            start = SHARE_OF_STARTS + (1 - SHARE_OF_STARTS) * self.passes_done / total
-            span = (1 - SHARE_OF_STARTS) / total
+            start = max(self.fraction, SHARE_OF_STARTS)
+            span = (1 - start) / (total - self.passes_done + 1)  # another may pay
             self.weighing = self.passes_done >= total - 1  # what poses are worth is asked where it may be the last time
             before = self.history["log_likelihood"][-1]
             yield from self._pass(stream, n_frames or len(reservoir), self.proposals, start, span)
