@@ -160,7 +160,8 @@ class IntensityField(ABC):
         if flattening is None:
             return
         looked_up = np.maximum(friedel_sum(exposure[0] + exposure[1]), 0) * flattening
-        if np.average(np.square(np.log(flattening)), weights=looked_up * self.ratio) > ROUGHEST**2:
+        weight = looked_up * self.ratio
+        if weight @ np.square(np.log(flattening)) > ROUGHEST**2 * weight.sum():
             return
         counted = friedel_sum(photons[0] + photons[1])
         scored = self.band_filter(
