@@ -12,7 +12,7 @@ def last_pass(likelihood, settled):
     """Number of the pass after which a run with this history ends."""
     gain = np.diff(likelihood)
     for n in range(1, len(gain)):
-        if not another_pass_pays(gain[n], gain[n - 1], likelihood[n], settled[n + 1]):
+        if not another_pass_pays(gain[n], gain[n - 1], likelihood[n], settled[n + 1], 0.0):
             return n + 2
     pytest.fail("it never ends")
 
@@ -32,4 +32,10 @@ def test_poses_at_rest_that_begin_to_gather_in_noise_are_stopped():
 
 
 def test_whether_a_pass_pays_can_be_saved():
-    assert json.dumps(another_pass_pays(1.0, 2.0, np.float64(100.0), np.float64(0.9))) == "true"
+    assert json.dumps(another_pass_pays(1.0, 2.0, np.float64(100.0), np.float64(0.9), 0.0)) == "true"
+
+
+def test_a_gain_that_junk_left_behind_is_no_runaway():
+    assert not another_pass_pays(9.0, 1.2, 175.0, 0.99, cleared=0.0)
+    assert another_pass_pays(9.0, 1.2, 175.0, 0.99, cleared=0.09)
+    assert not another_pass_pays(0.05, 9.0, 184.0, 0.99, cleared=0.09)

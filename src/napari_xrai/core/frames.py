@@ -188,6 +188,11 @@ class Counters:
         """Frames with a particle in them, usable or not."""
         return self.junk + self.used
 
+    @property
+    def junk_share(self) -> float:
+        """Part of them that is not usable."""
+        return self.junk / max(1, self.hits)
+
 
 @dataclass(frozen=True)
 class Progress:

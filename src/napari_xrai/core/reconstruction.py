@@ -139,11 +139,12 @@ class Reconstruction:
             start = max(self.fraction, SHARE_OF_STARTS)
             span = (1 - start) / (total - self.passes_done + 1)  # another may pay
             self.weighing = self.passes_done >= total - 1  # what poses are worth is asked where it may be the last time
-            before = self.history["log_likelihood"][-1]
+            before, junk = self.history["log_likelihood"][-1], self.table.counters().junk_share
             yield from self._pass(stream, n_frames or len(reservoir), self.proposals, start, span)
             self.passes_done += 1
             gain = float(self.history["log_likelihood"][-1] - before)  # JSON knows no NumPy
-            self.gaining, self.gain = another_pass_pays(gain, self.gain, before, self.settled), gain
+            cleared = self.table.counters().junk_share - junk
+            self.gaining, self.gain = another_pass_pays(gain, self.gain, before, self.settled, cleared), gain
         self.phase, self.fraction = "done", 1.0
         yield self.progress()
 
@@ -476,8 +477,7 @@ class Reconstruction:
             setattr(self, name, rest[name])
         self.beam = Beam.of(rest.get("beam", {}))  # older checkpoints have it where the geometry does
         self.rng.bit_generator.state = rest["rng"]
-        photons, exposure = ([arrays[f"{kind}_{half}"] for half in range(2)] for kind in ("photons", "exposure"))
-        self.carried = photons, exposure
+        self.carried = [arrays[f"photons_{h}"] for h in range(2)], [arrays[f"exposure_{h}"] for h in range(2)]
         self.table = FrameTable.of(arrays)
         self.drift.coefficient[:] = arrays.get("drift", 0)  # older checkpoints have none
         self.restored = arrays

@@ -13,11 +13,14 @@ GAINING, GAINING_SHARE = 0.1, 0.0006
 RUNAWAY = 1.5
 """A pass that brings so much more than the one before it has found something: the particle, or its own noise."""
 
+CLEARED = 0.01
+"""Part of the frames that a pass called junk, from which on its gain is theirs: they no longer count."""
+
 AT_REST = 0.95
 """Part of the poses that stay within 10° from pass to pass once nothing is left to be found."""
 
 
-def another_pass_pays(gain: float, last_gain: float, likelihood: float, settled: float) -> bool:
+def another_pass_pays(gain: float, last_gain: float, likelihood: float, settled: float, cleared: float) -> bool:
     """Whether a pass that brought `gain` is to be followed by another.
 
     Gains fall from pass to pass. They rise while frames change over to a likelier mode, more of them the better it is
@@ -32,9 +35,11 @@ def another_pass_pays(gain: float, last_gain: float, likelihood: float, settled:
         Mean log-likelihood per frame before the last pass.
     settled : float
         Part of the poses that stayed within 10° in the last pass.
+    cleared : float
+        Part of the frames that the last pass called junk.
     """
     least = min(GAINING, GAINING_SHARE * abs(likelihood))
-    if settled >= AT_REST and gain > RUNAWAY * max(last_gain, least):
+    if settled >= AT_REST and cleared < CLEARED and gain > RUNAWAY * max(last_gain, least):
         return False
     return bool(gain > least)  # of a NumPy number, which JSON would not know
 
