@@ -7,7 +7,7 @@ LAST_UPDATES = 2
 
 MOST_PASSES = 20
 
-GAINING, GAINING_SHARE = 0.1, 0.0006
+GAINING, GAINING_SHARE = 0.1, 0.002
 """Log-likelihood per frame, and part of it where that is less: a pass that brings less is the last."""
 
 RUNAWAY = 1.5
