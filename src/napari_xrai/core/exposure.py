@@ -97,6 +97,10 @@ class ExposureTable:
         seen = column[0] > 0
         return self.point[seen], np.stack(column, -1)[seen].astype(np.float32)
 
+    def _points_laid(self, radius: float) -> tuple[F32, F32]:
+        """`_points` of orienting pixels within `radius` of the beam, or of all pixels where it is infinite."""
+        return self._points(self.pixels.within(radius) if np.isfinite(radius) else len(self.pixels.rho))
+
     def totals(
         self, grid: F32, edge: int, radius: float, threads: int, of_logarithm: bool = False
     ) -> Generator[None, None, F32]:  # fmt: skip
@@ -138,9 +142,9 @@ class ExposureTable:
         """The volumes (edge³) of exposure behind two `amplitudes`, from orienting pixels within `radius` of the beam,
         or from all pixels where it is infinite.
 
-        Yields between steps of work.
+        The adjoint of `totals` of V. Yields between steps of work.
         """
-        point, basis = self._points(self.pixels.within(radius) if np.isfinite(radius) else len(self.pixels.rho))
+        point, basis = self._points_laid(radius)
         basis = np.ascontiguousarray(basis.T)
         grids = [np.zeros((edge**3, 2), np.float32) for _ in range(2)]  # always two, whatever the threads: same sums
         lit = np.flatnonzero((amplitudes[0][:, 0] > 0) | (amplitudes[1][:, 0] > 0))
@@ -165,7 +169,7 @@ class ExposureTable:
 
         Parameters as of `spread`, and of `totals`. Yields between steps of work.
         """
-        point, basis = self._points(self.pixels.within(radius) if np.isfinite(radius) else len(self.pixels.rho))
+        point, basis = self._points_laid(radius)
         basis = np.ascontiguousarray(basis.T)
         grids = [np.zeros(edge**3, np.float32) for _ in range(2)]
         lit = np.flatnonzero(amplitude[:, 0] > 0)

@@ -108,7 +108,6 @@ class Reconstruction:
         self.radius = self.agreement = self.settled = self.band_radius = 0.0
         self.fluence_shape, self.contrast_kept, self.gain = float("inf"), 1.0, 0.0
         self.junk_law: Law | None = None
-        self.flattening: F32 | None = None
 
     def run(self, batches: BatchReader) -> Iterator[Progress]:
         """Reconstruct; yields about every 100 ms, and ends when done.
@@ -209,6 +208,7 @@ class Reconstruction:
         self.brightness = (pixels.response * self.profile(np.linalg.norm(pixels.q, axis=1))).astype(np.float32)
         self.exposure = self.backend.exposure_table(pixels, self.brightness)
         self.gate = self.backend.junk_gate(pixels, self.brightness, size, self.junk_law)
+        self.flattening: F32 | None = None
         self.amortised = AmortisedPoses(pixels, self.brightness, size, self.fluence_shape, self.backend.device)
 
     def _new_field(self, kind: str, rng: np.random.Generator) -> IntensityField:

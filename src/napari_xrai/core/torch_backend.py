@@ -263,7 +263,7 @@ class TorchExposureTable(ExposureTable):
 
     def spread(self, amplitudes: list[F64], radius: float, edge: int, threads: int) -> Generator[None, None, list[F32]]:
         """As of `ExposureTable`."""
-        point, basis = self._points(self.pixels.within(radius) if np.isfinite(radius) else len(self.pixels.rho))
+        point, basis = self._points_laid(radius)
         place, onto = self.transfer(point), self.transfer(basis.T)
         lit = np.flatnonzero((amplitudes[0][:, 0] > 0) | (amplitudes[1][:, 0] > 0))
         laid = self.transfer(np.stack([amplitude[lit] for amplitude in amplitudes], -1).astype(np.float32))
@@ -280,7 +280,7 @@ class TorchExposureTable(ExposureTable):
         self, amplitude: F64, radius: float, log_grid: F32, edge: int, threads: int
     ) -> Generator[None, None, F32]:
         """As of `ExposureTable`."""
-        point, basis = self._points(self.pixels.within(radius) if np.isfinite(radius) else len(self.pixels.rho))
+        point, basis = self._points_laid(radius)
         place, onto, volume = self.transfer(point), self.transfer(basis.T), self.transfer.grid(log_grid)
         lit = np.flatnonzero(amplitude[:, 0] > 0)
         laid, turn = self.transfer(amplitude[lit].astype(np.float32)), self.directions.rotation[self.transfer(lit)]
