@@ -71,6 +71,9 @@ class Case:
         Median pose error of a success, where it is not `SUCCESS` times the floor.
     background : float
         Photons scattered evenly over solid angle, in parts of the particle's.
+    uneven : (str, float) or None
+        And light that is not even about the beam, in parts of the particle's: a ``streak``, as slits make it, a
+        ``glow`` beside the beam, a ``slope`` from edge to edge.
     junk : float
         Part of the frames that hold two particles, another particle, or nothing but its background.
     off_centre : float
@@ -92,6 +95,7 @@ class Case:
     symmetry: str = "C1"
     limit_deg: float | None = None
     background: float = 0.0
+    uneven: tuple[str, float] | None = None
     junk: float = 0.0
     hopeless: str = ""
     off_centre: float = 0.0
@@ -118,6 +122,13 @@ CASES = {
     "4bed 30 photons": Case("4bed_asu.pdb.gz", frames=20_000, photons=30),
     "4bed background 10": Case("4bed_asu.pdb.gz", background=0.1),
     "4bed background 100": Case("4bed_asu.pdb.gz", background=1.0),
+    "4bed streak 30": Case("4bed_asu.pdb.gz", uneven=("streak", 0.3)),
+    "4bed streak 100": Case("4bed_asu.pdb.gz", uneven=("streak", 1.0)),
+    "4bed glow 100": Case("4bed_asu.pdb.gz", uneven=("glow", 1.0)),
+    "4bed slope 100": Case("4bed_asu.pdb.gz", uneven=("slope", 1.0)),
+    "2cex streak 100": Case("2cex.pdb.gz", uneven=("streak", 1.0)),
+    "demo glow 100": Case("demo", uneven=("glow", 1.0)),
+    "klh1 streak 30": Case("", frames=4000, photons=497, limit_deg=5.5, uneven=("streak", 0.3)),
     "4bed junk": Case("4bed_asu.pdb.gz", junk=0.1),
     "4bed 1000 frames": Case("4bed_asu.pdb.gz", frames=1000),
     "2cex 200 photons": Case("2cex.pdb.gz", photons=200),
@@ -163,12 +174,27 @@ class Run:
 def load(case: Case, name: str, data: Path, seed: int) -> tuple[Detector, Frames, Truth]:
     """Read klh1, or simulate the case; the simulation's seed is the run's."""
     detector, frames, truth = load_with_poses(case, name, data, seed)
+    if case.uneven:
+        rng, photons = np.random.default_rng([seed, 3]), frames.dense().reshape(len(frames), -1)
+        kind, part = case.uneven
+        frames = Frames.from_dense(photons + rng.poisson(part * case.photons * light(detector, kind), photons.shape))
     if case.hopeless:
         frames = without_poses(frames, detector, case.hopeless, seed)
     if case.off_centre:
         pixel = pixel_step(detector.q[detector.mask < BAD]) / detector.ewald_radius
         detector = through_beam(detector, case.off_centre * pixel * np.array([1.0, 0.5]))
     return detector, frames, truth
+
+
+def light(detector: Detector, kind: str) -> np.ndarray:
+    """(P,) how the light of a `Case.uneven` is spread over pixels; sums to 1."""
+    x, y, _ = (detector.q / np.abs(detector.q[:, 0]).max()).T
+    shape = {
+        "streak": np.exp(-np.square(y / 0.06) / 2) / (np.abs(x) + 0.2),
+        "glow": np.exp(-(np.square(x - 0.25) + np.square(y - 0.1)) / 2 / 0.35**2),
+        "slope": np.clip(1 + 0.9 * y, 0, None),
+    }[kind] * (detector.mask < BAD)
+    return np.asarray(shape / shape.sum())
 
 
 def without_poses(frames: Frames, detector: Detector, how: str, seed: int) -> Frames:

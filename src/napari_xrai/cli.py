@@ -63,6 +63,9 @@ SelectOption = Annotated[
 BeamCentreOption = Annotated[
     str | None, typer.Option(help="Found from the photons (auto), or as in the geometry.", metavar="auto|given")
 ]
+UnevenBackgroundOption = Annotated[
+    str | None, typer.Option(help="What all frames share: taken out (auto), or left in.", metavar="auto|left")
+]
 IdleTimeoutOption = Annotated[
     float | None, typer.Option(help="A stream has ended after so many seconds without a frame.  [default: 60]")
 ]
@@ -191,6 +194,7 @@ def reconstruct(
     field: Annotated[str | None, typer.Option(help="The 3D intensity's form.", metavar="auto|voxel|hash|siren")] = None,
     symmetry: Annotated[str | None, typer.Option(help="Point group, if known.", metavar="C1|C4|D5|T|O|I")] = None,
     beam_centre: BeamCentreOption = None,
+    uneven_background: UnevenBackgroundOption = None,
     config: Annotated[Path | None, typer.Option(help="settings.json of another run; options win over it.")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Go on with frames that are added to SOURCE.")] = False,
     idle_timeout: IdleTimeoutOption = None,
@@ -219,6 +223,7 @@ def reconstruct(
         "engine": {
             "passes": passes, "max_frames": max_frames, "seed": seed, "device": device, "threads": threads,
             "field": field, "symmetry": symmetry, "beam_centre": beam_centre,
+            "uneven_background": uneven_background,
         },
         "stream": {
             "follow": follow or None, "address": next(iter(addresses), None), "idle_timeout_s": idle_timeout,

@@ -159,7 +159,7 @@ class Session:
         began, now = ([path.name for path in s.input.sources] for s in (before, self.settings))
         if (before.input.select, before.input.binning) != (self.settings.input.select, self.settings.input.binning):
             raise InputError(f"{self.out} was made with another selection or binning: choose another folder")
-        for name in ("symmetry", "field", "beam_centre"):
+        for name in ("symmetry", "field", "beam_centre", "uneven_background"):
             first, then = (getattr(s.engine, name) for s in (before, self.settings))
             if first != then:
                 said = name.replace("_", " ")
@@ -414,6 +414,7 @@ def make_reconstruction(
         symmetry=settings.symmetry,
         proposals=settings.proposals,
         beam_centre=settings.beam_centre,
+        uneven_background=settings.uneven_background,
         threads=settings.threads or usable_cores(),
         device=settings.device,
     )

@@ -88,6 +88,9 @@ class EngineSettings(BaseModel):
     beam_centre: Literal["auto", "given"] = Field(
         default="auto", description="The beam: moved to where photons mirror, or where the geometry has it"
     )
+    uneven_background: Literal["auto", "left"] = Field(
+        default="auto", description="What all frames share and is not even about the beam: taken out, or left in"
+    )
     fluence: Literal["auto", "profiled", "fixed"] = Field(
         default="auto", description="Pulse energy on each particle: fitted per frame, or equal for all"
     )

@@ -1,6 +1,8 @@
 """A small detector, and particles whose intensity is a formula: what the engine's parts are tested on."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from scipy.ndimage import map_coordinates
 
 from napari_xrai.core.detector import square_detector
 from napari_xrai.core.frames import BAD, Detector, Frames
-from napari_xrai.core.pixels import Pixels, SparsePhotons, pixels_of
+from napari_xrai.core.pixels import Background, Pixels, SparsePhotons, pixels_of
 from napari_xrai.core.rotations import random_rotations
 
 
@@ -55,6 +57,18 @@ class Bench:
     ratio: np.ndarray
     brightness: np.ndarray
 
+    def under(self, light: np.ndarray) -> Bench:
+        """The same with a background of `light` (U,) photons per frame, and it known."""
+        share = self.brightness / (self.brightness + light)
+        found = Background(light.astype(np.float32), share.astype(np.float32))
+        return replace(self, pixels=replace(self.pixels, background=found))
+
+    def streak(self, photons: float) -> np.ndarray:
+        """(U,) a streak through the beam, narrower than a speckle, with so many photons per frame."""
+        x, y = self.pixels.q[:, 0], self.pixels.q[:, 1]
+        streak = np.exp(-np.square((y - 0.3 * x) / 0.9) / 2) / (np.abs(x) + 3)
+        return photons * streak / streak.sum()
+
     def expected(self, rotation: np.ndarray, ratio: np.ndarray | None = None) -> np.ndarray:
         """(N, U) photons expected at poses (N, 3, 3) and fluence 1, by the definition: trilinear, pixel by pixel."""
         cube = (self.ratio if ratio is None else ratio).reshape((self.pixels.edge,) * 3).astype(np.float64)
@@ -75,6 +89,8 @@ class Bench:
         rate = self.expected(rotation) * (1.0 if fluence is None else fluence[:, None])
         if photons is not None:
             rate = rate * photons / rate.sum(1).mean()
+        if self.pixels.background is not None:
+            rate = rate + self.pixels.background.light
         return sparse(rng.poisson(rate)), rotation
 
 

@@ -149,7 +149,8 @@ def test_gradient_and_fisher_matrix_are_those_of_autograd(lopsided, lit):
     slope = torch.autograd.functional.jacobian(log_ratio, torch.zeros(3, dtype=torch.float64))
     gradient, fisher = np.zeros(3), np.zeros((3, 3))
     kernels.photon_term(
-        true[row], lopsided.pixels.q, a, b, photons.pixel, photons.count, np.log(lopsided.ratio), edge,
+        true[row], lopsided.pixels.q, a, b, photons.pixel, photons.count, lopsided.pixels.share,
+        np.log(lopsided.ratio), edge,
         gradient, fisher, True,
     )  # fmt: skip
     np.testing.assert_allclose(gradient, (count @ slope).numpy(), rtol=1e-3, atol=1e-3 * np.abs(fisher).max() ** 0.5)

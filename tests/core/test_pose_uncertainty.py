@@ -48,7 +48,7 @@ class Merged:
         rotation = at[mine].astype(np.float32)
         kernels.scatter_photons(
             rotation, mine, np.ones(len(mine)), pixels.q, photons.start[:-1], photons.start[1:], photons.pixel,
-            photons.count, grids[0], pixels.edge,
+            photons.count, pixels.share, grids[0], pixels.edge,
         )  # fmt: skip
         weight = np.tile(self.bench.brightness, (len(mine), 1))
         kernels.scatter(rotation, pixels.q, weight, grids[1], pixels.edge)

@@ -33,15 +33,11 @@ def poses(*shape, seed=0):
     return random_rotations(int(np.prod(shape)), np.random.default_rng(seed)).reshape(*shape, 3, 3).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def round_case():
-    return bench(square_detector((24, 24), 1e-3, 0.2, None, stop_radius_px=2.5), atoms=None)
-
-
-@pytest.fixture(scope="module")
-def case():
-    """A mask without ring symmetry: in-plane harmonics matter."""
-    return bench(lopsided_detector(28))
+@pytest.fixture(scope="module", params=["even", "uneven"])
+def case(request):
+    """A mask without ring symmetry, in-plane harmonics matter; with a streak of background or without."""
+    known = bench(lopsided_detector(28))
+    return known if request.param == "even" else known.under(known.streak(200))
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +48,20 @@ def lit(case):
     return case.frames(N, seed=2, photons=300, fluence=fluence)
 
 
+def exposures(case, backend):
+    """Tables of the particle's light as it counts, and of a background's, where there is one."""
+    pixels, background = case.pixels, case.pixels.background
+    light = background and backend.exposure_table(pixels, background.light * background.share)
+    return backend.exposure_table(pixels, case.brightness * pixels.share), light
+
+
 def likelihoods(case, shape, backend, threads=1):
-    exposure = backend.exposure_table(case.pixels, case.brightness)
-    table = exhaust(exposure.totals(np.log(case.ratio), case.pixels.edge, RADIUS, threads, of_logarithm=True))
-    log_grid = np.log(case.ratio)
-    return backend.likelihood(case.pixels, case.brightness, exposure, log_grid, table, RADIUS, shape, threads)
+    exposure, light = exposures(case, backend)
+    log_grid, edge = np.log(case.ratio), case.pixels.edge
+    table = exhaust(exposure.totals(log_grid, edge, RADIUS, threads, of_logarithm=True))
+    added = light and light.fine.table(exhaust(light.totals(log_grid, edge, RADIUS, threads)))
+    brightness = case.brightness * case.pixels.share
+    return backend.likelihood(case.pixels, brightness, exposure, log_grid, table, RADIUS, shape, threads, added)
 
 
 # -------------------------------------------------------------------------------------------------- volumes
@@ -96,10 +101,10 @@ def test_the_band_filter_is_that_of_the_cpu(edge):
 # -------------------------------------------------------------------------------------------------- directions
 
 
-@pytest.mark.parametrize("name", ["case", "round_case"])
+@pytest.mark.parametrize("detector", [lopsided_detector(28), square_detector((24, 24), 1e-3, 0.2, None)])
 @pytest.mark.parametrize("backend", [TORCH, SMALL])
-def test_expected_photons_are_tabulated_interpolated_and_spread_alike(name, backend, request):
-    case = request.getfixturevalue(name)
+def test_expected_photons_are_tabulated_interpolated_and_spread_alike(detector, backend):
+    case = bench(detector)
     pixels, edge, rotation = case.pixels, case.pixels.edge, poses(60, seed=4)
     here, there = (b.exposure_table(pixels, case.brightness) for b in (COMPILED, backend))
     tables = [exhaust(table.totals(np.log(case.ratio), edge, RADIUS, 1, of_logarithm=True)) for table in (here, there)]
@@ -162,10 +167,8 @@ def test_gradients_and_fisher_matrices_are_those_of_the_compiled_kernel(case, li
     for j, row in enumerate(rows.tolist()):
         g, h = np.zeros(3), np.zeros((3, 3))
         (_, frame) = here._frames(photons)[0]
-        start, stop, total, q, pixel, count, log_grid, n, table, nodes, m, a = frame
-        score = kernels.pose_score(
-            true[row], start[row], stop[row], total[row], q, pixel, count, log_grid, n, table, nodes, m, a, g, h, True
-        )
+        start, stop, total, *rest = frame
+        score = kernels.pose_score(true[row], start[row], stop[row], total[row], *rest, g, h, True)
         assert float(value[j]) == pytest.approx(score, rel=1e-4, abs=2e-3)
         scale = np.sqrt(np.abs(h).max()) + 1
         np.testing.assert_allclose(gradient[j], g, rtol=1e-3, atol=1e-3 * scale)
@@ -219,7 +222,8 @@ def test_evidence_is_the_same_in_both_halves(case, lit, radius, backend):
     weight, fluence = rng.random(2 * N), rng.random(2 * N) + 0.5
     found, flattening = [], []
     for made in (COMPILED, backend):
-        evidence = made.evidence(case.pixels, made.exposure_table(case.pixels, case.brightness), radius, 1)
+        exposure, light = exposures(case, made)
+        evidence = made.evidence(case.pixels, exposure, radius, 1, light)
         for batch in (photons.take(np.arange(N)), photons.take(np.arange(N))):  # what was laid before stays
             evidence.add(batch, row, rotation, weight, fluence)
         found.append(exhaust(evidence.volumes()))
@@ -295,7 +299,7 @@ def test_the_search_names_the_same_poses(case, lit, backend):
     for made in (COMPILED, backend):
         search = PolarSearch(case.pixels, case.brightness, 8.0, 0.6, backend=made)
         search.set_field(case.ratio, case.pixels.edge, 4.0, np.random.default_rng(0), 0.02)
-        named.append(search.best(made.dense(photons, search.n_pixels), 3))
+        named.append(search.best(search.dense(photons), 3))
     assert (geodesic_angle(*named) < 1e-3).mean() > 0.98
 
 
@@ -316,8 +320,8 @@ def test_likelihood_evidence_and_gate_keep_to_their_device(case, lit, valueless)
     mode, fisher, _ = likelihood.refine(photons, pose)
     assert likelihood.rank(photons, pose).shape == (N, 2)
     assert likelihood.sample(photons, mode, fisher, 1.0, np.zeros((N, 2, 3, 3)))[1].shape == (N, 6)
-    exposure = valueless.exposure_table(pixels, case.brightness)
-    evidence = valueless.evidence(pixels, exposure, np.inf, 1)
+    exposure, light = exposures(case, valueless)
+    evidence = valueless.evidence(pixels, exposure, np.inf, 1, light)
     evidence.add(photons, np.arange(N), pose[:, 0], np.ones(N), np.ones(N))
     assert exhaust(evidence.volumes())[0][0].shape == (pixels.edge**3,)
     assert exhaust(exposure.spread([exposure.amplitudes() + 1] * 2, RADIUS, pixels.edge, 1))[0].shape == (
@@ -333,7 +337,7 @@ def test_search_encoder_and_filter_keep_to_their_device(case, lit, valueless):
     edge = case.pixels.edge
     search = PolarSearch(case.pixels, case.brightness, 8.0, 0.6, backend=valueless)
     search.set_field(case.ratio, edge, 4.0, np.random.default_rng(0), 0.02)
-    frames = valueless.dense(photons, search.n_pixels)
+    frames = search.dense(photons)
     assert search.best(frames, 3).shape == (N, 3, 3, 3)
     maps = search.back_project(search.log_likelihood(frames[:5]), frames[:5])
     assert valueless.scatter(search.rotation, search.point, maps[0], edge).shape == (edge**3,)

@@ -59,8 +59,8 @@ class Backend:
     frames_at_a_time: int
     largest_scores: int
     exposure_table: Callable[[Pixels, F32], ExposureTable]
-    likelihood: Callable[[Pixels, F32, ExposureTable, F32, F32, float, float, int], PoseLikelihood]
-    evidence: Callable[[Pixels, ExposureTable, float, int], Evidence]
+    likelihood: Callable[[Pixels, F32, ExposureTable, F32, F32, float, float, int, F32 | None], PoseLikelihood]
+    evidence: Callable[[Pixels, ExposureTable, float, int, ExposureTable | None], Evidence]
     junk_gate: Callable[[Pixels, F32, float, Law | None], JunkGate]
     gather: Callable[[F32, F32, F32, int, int], torch.Tensor]
     scatter: Callable[[F32, F32, F32, int], F32]

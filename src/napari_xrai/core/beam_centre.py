@@ -6,8 +6,9 @@ pattern at q_i and q_j, the coincidences beyond chance
     g(s) = Σ ⟨K_i K_j⟩ / Σ ⟨K_i⟩⟨K_j⟩ − 1      over all pairs with q_i + q_j = s
 
 peak, a speckle wide, at s = 0; if the beam is c away from where the geometry has it, at s = 2c. No pose is needed, and
-what is the same in all frames, background or shadow, is chance. A speckle is lost long before its width: 2 pixels off,
-where speckles are 4 to 7 pixels wide, no pose is found, and starts agree nevertheless.
+what is the same in all frames, background or shadow, is chance. Where a background is uneven, photons count by the
+particle's share of a pixel, or the peak would lean to where that is greater. A speckle is lost long before its width: 2
+pixels off, where speckles are 4 to 7 pixels wide, no pose is found, and starts agree nevertheless.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from scipy.ndimage import gaussian_filter
 from .detector import through_beam
 from .frames import Detector
 from .pixels import Pixels, SparsePhotons, pixel_step, pixels_of
+from .uneven_background import find_uneven_background
 
 F64 = NDArray[np.float64]
 
@@ -75,7 +77,7 @@ def mirror_point(pixels: Pixels, photons: SparsePhotons, speckle: float) -> F64 
     inner = min(pixels.n_orient, max(INNERMOST, pixels.within(INNER * speckle)))
     few = np.random.default_rng(0).permutation(inner)[:PIXELS_PAIRED]
     pairs, counts = _Pairs(pixels.q[few].astype(np.float64), speckle), photons.dense(inner)[:, few]
-    odd, even = (pairs.count(counts[half::2]) for half in (1, 0))
+    odd, even = (pairs.count(counts[half::2], pixels.share[few]) for half in (1, 0))
     summits = [pairs.summit(*map_) for map_ in (odd, even, (odd[0] + even[0], odd[1] + even[1]))]
     if any(np.isnan(at).any() for at in summits) or np.abs(summits[0] - summits[1]).max() > SAME * speckle:
         return None
@@ -96,10 +98,15 @@ class _Pairs:
         bins = np.rint(self.s).astype(np.int64) + 2 * REACH
         self.cell = bins[:, 0] * self.size + bins[:, 1]
 
-    def count(self, counts: NDArray[np.float32]) -> tuple[F64, F64]:
-        """Coincidences in frames (N, n), and those expected by chance."""
+    def count(self, counts: NDArray[np.float32], share: NDArray[np.float32]) -> tuple[F64, F64]:
+        """Coincidences of the particle's photons in frames (N, n), and those expected by chance, where of each pixel's
+        light a part `share` (n,) is the particle's.
+        """
+        counts = counts * share
         mean = counts.mean(0, dtype=np.float64)
-        return self._map((counts.T @ counts)[self.i, self.j]), self._map(len(counts) * mean[self.i] * mean[self.j])
+        particle = mean * share
+        chance, expected = (len(counts) * light[self.i] * light[self.j] for light in (mean, particle))
+        return self._map((counts.T @ counts)[self.i, self.j] - chance + expected), self._map(expected)
 
     def summit(self, coincident: F64, chance: F64) -> F64:
         """(2,) the beam at which coincidences most exceed chance; NaN where nothing stands out."""
@@ -173,7 +180,9 @@ class Beam:
         return cls(**saved | {"tangent": (x, y)})
 
 
-def find_beam(detector: Detector, pixels: Pixels, photons: SparsePhotons, speckle: float, move: bool) -> Beam:
+def find_beam(
+    detector: Detector, pixels: Pixels, photons: SparsePhotons, speckle: float, move: bool, take_out: bool = True
+) -> Beam:
     """Find the beam, again from where it was found until it stays.
 
     Parameters
@@ -186,11 +195,14 @@ def find_beam(detector: Detector, pixels: Pixels, photons: SparsePhotons, speckl
         Width of a speckle, voxels.
     move : bool
         Whether the geometry may be corrected.
+    take_out : bool
+        Whether an uneven background is to be looked for.
     """
     pitch = pixel_step(detector.q[pixels.on_detector])
     beam = None
     for _ in range(MOST_MOVES):
-        offset = mirror_point(pixels, photons, speckle)
+        lit = find_uneven_background(pixels, photons)[0] if take_out else pixels
+        offset = mirror_point(lit, photons, speckle)
         if offset is None:
             return beam or Beam(
                 sentence=f"left where the geometry has it: photons do not show it within {REACH} voxels"

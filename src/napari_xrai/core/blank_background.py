@@ -2,7 +2,8 @@
 
 Light from gas, windows and optics is in every frame alike, whatever the particle's pose: the field that explains the
 frames holds the particle's intensity plus this light, smeared over each shell. So it is needed to find poses, and only
-the volume that is shown and saved is the particle's alone. What is not even around the beam is not told apart.
+the volume that is shown and saved is the particle's alone. What is not even about the beam is taken out before
+(`uneven_background`).
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class BlankBackground:
         seen = pixels.rank >= 0
         mean = np.zeros(len(pixels.rho))
         mean[pixels.rank[seen]] = self._photons[seen] / self.frames
+        if pixels.background is not None:  # what is uneven of it is no part of the intensity
+            mean -= pixels.background.light
         shell = np.rint(np.linalg.norm(pixels.q, axis=1)).astype(int)
         total, response = np.bincount(shell, mean), np.bincount(shell, pixels.response)
         known = response > 0

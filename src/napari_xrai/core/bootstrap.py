@@ -65,7 +65,7 @@ def bootstrap(
     order = rng.permutation(len(photons))
     group = IDENTITY if orbit is None else orbit.group
     search = PolarSearch(pixels, brightness, radius, diameter * SAMPLING, group, backend)
-    low = backend.dense(photons, search.n_pixels)
+    low = search.dense(photons)
     size = max(1, min(BATCH, backend.largest_scores // (len(search.base) * search.n_angles)))
     photons_per_batch = size * photons.count.sum() / len(photons)
     keep = np.float32(1 - 1 / max(MEMORY, PHOTONS_REMEMBERED / photons_per_batch))
@@ -83,7 +83,7 @@ def bootstrap(
             new = [orbit.sum(grid, radius + 2) for grid in new]
         photon_sum = photon_sum * keep + friedel_sum(new[0])
         exposure_sum = exposure_sum * keep + friedel_sum(new[1])
-        field.ratio = (photon_sum + np.float32(0.5)) / (exposure_sum + np.float32(0.5))
+        field.ratio = (np.maximum(photon_sum, 0) + np.float32(0.5)) / (exposure_sum + np.float32(0.5))
         prior *= keep
         field.exposure = np.maximum(exposure_sum - prior, 0)
         yield (step + 1) / STEPS

@@ -4,9 +4,10 @@ Photons of one pixel, over frames in all poses, vary by more than Poisson's law:
 
     ⟨K(K − 1)⟩ = ⟨f²⟩ ⟨w²v²⟩,   hence   Var v = ⟨K(K − 1)⟩ / (⟨f²⟩⟨K⟩²) − 1   for v of mean 1,
 
-whatever the poses are (the coincidences of Kam 1977, Macromolecules 10, 927, at zero distance). Two half-sets with
-independent noise have Cov(v₀, v₁) = H² Var v in common, where H < 1 is what pose errors and interpolation have left. So
-the frames themselves say how much is missing.
+whatever the poses are (the coincidences of Kam 1977, Macromolecules 10, 927, at zero distance). Where an uneven
+background adds d photons to w v, ⟨K(K − 1)⟩ is greater by 2 w d + d², and ⟨K⟩ by d. Two half-sets with independent
+noise have Cov(v₀, v₁) = H² Var v in common, where H < 1 is what pose errors and interpolation have left. So the frames
+themselves say how much is missing.
 """
 
 from __future__ import annotations
@@ -55,12 +56,15 @@ def photon_contrast(pixels: Pixels, photons: SparsePhotons) -> Contrast:
     count = photons.count.astype(np.float64)
     mean = np.bincount(photons.pixel, count, len(pixels.rho))[:n] / len(photons)
     pairs = np.bincount(photons.pixel, count * (count - 1), len(pixels.rho))[:n] / len(photons)
-    chance = np.bincount(shell, mean * mean)
-    coincident = np.bincount(shell, pairs)
+    light = np.zeros(n) if pixels.background is None else pixels.background.light[:n].astype(np.float64)
+    particle = mean - light
+    chance = np.bincount(shell, particle * particle)
+    counted = np.bincount(shell, pairs)
+    coincident = counted - np.bincount(shell, light * (2 * particle + light))
     with np.errstate(divide="ignore", invalid="ignore"):
         moment = np.where(chance > 0, coincident / chance, np.nan)
         # pairs of photons are rare, so they are Poisson-distributed; each counts twice in K(K − 1)
-        error = np.sqrt(2 * coincident / len(photons)) / np.where(chance > 0, chance, np.nan)
+        error = np.sqrt(2 * counted / len(photons)) / np.where(chance > 0, chance, np.nan)
     return Contrast(moment - 1, error)
 
 

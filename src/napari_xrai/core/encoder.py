@@ -84,17 +84,21 @@ class PolarImage:
         self.n_rings, self.n_angles, self.turn, self.edge = n_rings, n_angles, turn, pixels.edge
         self.n_pixels = pixels.within(radius)
         bin_of_pixel, self.q, self.brightness = _binned(pixels, brightness, self.n_pixels)
+        light = np.zeros_like(self.brightness)
+        if pixels.background is not None:
+            light = np.bincount(bin_of_pixel, pixels.background.light[: self.n_pixels], len(light)).astype(np.float32)
         azimuth = np.arctan2(self.q[:, 1], self.q[:, 0]).astype(np.float64) % (2 * np.pi)
         rho = np.hypot(self.q[:, 0], self.q[:, 1]).astype(np.float64)
         spread = polar_spread(rho, azimuth, (pixels.inner_radius, radius), n_rings, n_angles, turn)
-        bright = torch.from_numpy(self.brightness)
+        bright, lit = torch.from_numpy(self.brightness), torch.from_numpy(light)
         mean = bright @ spread
-        variance = bright @ spread**2  # of a cell: Σ Ī w² over its pixels' bilinear shares w
+        variance = (bright + lit) @ spread**2  # of a cell: Σ Ī w² over its pixels' bilinear shares w
         precision = torch.rsqrt(variance + 0.01 * variance.mean())
-        self.place, self.expected = torch.from_numpy(self.q).to(self.device), bright.to(self.device)
-        self.mirror = bool((mean - mirrored(mean.view(n_rings, n_angles)).flatten()).abs().sum() < 0.05 * mean.sum())
-        self.total = float(bright.sum())
-        self.mean = (mean * precision).to(self.device)
+        self.place, self.expected, self.light = (x.to(self.device) for x in (torch.from_numpy(self.q), bright, lit))
+        both = mean + lit @ spread
+        self.mirror = bool((both - mirrored(both.view(n_rings, n_angles)).flatten()).abs().sum() < 0.05 * both.sum())
+        self.total, self.lit = float(bright.sum()), float(lit.sum())
+        self.mean, self.mean_light = ((x * precision).to(self.device) for x in (mean, lit @ spread))
         self.spread = (spread * precision).to(self.device)
         self.spread_of_pixel = self.spread[torch.from_numpy(bin_of_pixel).to(self.device)]
 
@@ -116,10 +120,10 @@ class PolarImage:
 
     def _whiten(self, laid: Tensor, total: Tensor) -> Tensor:
         if np.isinf(self.shape):
-            image = laid - self.mean
+            image = laid - self.mean - self.mean_light
         else:
-            fluence = ((total + self.shape) / (self.total + self.shape)).clamp(min=1e-3)[:, None]
-            image = (laid - fluence * self.mean) / fluence.sqrt()
+            fluence = ((total - self.lit + self.shape) / (self.total + self.shape)).clamp(min=1e-3)[:, None]
+            image = (laid - fluence * self.mean - self.mean_light) / fluence.sqrt()
         return image.view(-1, self.n_rings, self.n_angles)
 
 
@@ -186,6 +190,7 @@ def dream(polar: PolarImage, ratio: F32 | Tensor, n: int, rng: np.random.Generat
     if not np.isinf(polar.shape):
         shape = polar.shape or SHAPE_OF_UNKNOWN_FLUENCE
         rate *= torch.from_numpy(rng.gamma(shape, 1 / shape, (fresh, 1)).astype(np.float32)).to(polar.device)
+    rate = (rate + polar.light).clamp(min=0)
     noise = torch.Generator(polar.device).manual_seed(int(rng.integers(2**62)))
     image = polar.of_bins(torch.poisson(rate, generator=noise))
     if polar.mirror:

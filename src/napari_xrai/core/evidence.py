@@ -33,14 +33,19 @@ class Evidence:
     radius : float
         Pixels farther from the beam are left out, voxels: while the resolution still grows, nobody looks there.
     threads : int
+    light : ExposureTable or None
+        Of an uneven background, where there is one: what it adds to the photons is taken off.
     """
 
-    def __init__(self, pixels: Pixels, exposure: ExposureTable, radius: float, threads: int) -> None:
-        self.pixels, self.exposure, self.threads = pixels, exposure, threads
+    def __init__(
+        self, pixels: Pixels, exposure: ExposureTable, radius: float, threads: int, light: ExposureTable | None = None
+    ) -> None:
+        self.pixels, self.exposure, self.threads, self.light = pixels, exposure, threads, light
         self.radius = radius if radius < pixels.orient_radius else np.inf
         self.n_pixels = pixels.within(radius) if np.isfinite(self.radius) else len(pixels.rho)
         self.photons = [np.zeros(pixels.edge**3, np.float32) for _ in range(2)]
         self.amplitude = [exposure.amplitudes() for _ in range(2)]
+        self.lit = [light.amplitudes() for _ in range(2)] if light else []
 
     def add(
         self, photons: SparsePhotons, row: NDArray[np.int64], rotation: F32,
@@ -54,10 +59,12 @@ class Evidence:
             mine = odd == half
             kernels.scatter_photons(
                 rotation[mine], row[mine], weight[mine], self.pixels.q,
-                photons.start[:-1], stop, photons.pixel, photons.count,
+                photons.start[:-1], stop, photons.pixel, photons.count, self.pixels.share,
                 self.photons[half], self.pixels.edge,
             )  # fmt: skip
             self.exposure.deposit(rotation[mine], weight[mine] * fluence[mine], self.amplitude[half])
+            if self.light:  # it does not grow with the fluence
+                self.light.deposit(rotation[mine], weight[mine], self.lit[half])
 
         in_threads(merge, (0, 1), self.threads)
 
@@ -67,6 +74,9 @@ class Evidence:
         """
         edge, photons = self.pixels.edge, self._photons()
         exposed = yield from self.exposure.spread(self._amplitudes(), self.radius, edge, self.threads)
+        if self.light:
+            added = yield from self.light.spread(self._lit(), self.radius, edge, self.threads)
+            photons = [counted - light for counted, light in zip(photons, added, strict=True)]
         if orbit is None:
             return photons, exposed
         return [orbit.sum(grid, edge) for grid in photons], [orbit.sum(grid, edge) for grid in exposed]
@@ -100,3 +110,6 @@ class Evidence:
 
     def _amplitudes(self) -> list[NDArray[np.float64]]:
         return self.amplitude
+
+    def _lit(self) -> list[NDArray[np.float64]]:
+        return self.lit

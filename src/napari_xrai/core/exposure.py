@@ -47,7 +47,8 @@ class ExposureTable:
     ----------
     pixels : Pixels
     brightness : (U,) float32
-        Mean photons per frame and pixel of a structureless particle: response × radial profile.
+        Mean photons per frame and pixel of a structureless particle: response × radial profile. Or of a background,
+        where a few may be negative.
     spacing : float
         Between neighbouring directions, radians.
     """
@@ -61,7 +62,7 @@ class ExposureTable:
         # near the beam a ring half a voxel wide: there V is steepest, and points cost little
         depth = pixels.rho - pixels.rho.min()
         ring = np.rint(2 * np.minimum(depth, FINE_DEPTH) + np.maximum(depth - FINE_DEPTH, 0)).astype(int)
-        total = np.bincount(ring, brightness)
+        total = np.bincount(ring, np.abs(brightness))
         mean_radius = np.bincount(ring, pixels.rho) / np.maximum(np.bincount(ring), 1)
         present = np.flatnonzero(total > 0)
         length = np.maximum(LEAST_POINTS, (2 * np.pi / POINT_SPACING * mean_radius[present]).astype(int))
@@ -74,7 +75,8 @@ class ExposureTable:
         self.azimuth, self.share = azimuth, 1.0 / np.repeat(length, length)
         self.harmonics = MOST_HARMONICS
         strength = np.abs(self._moments(pixels.n_orient)).sum(1)
-        self.harmonics = int(np.flatnonzero(strength > NEGLIGIBLE_HARMONIC * strength[0])[-1])
+        audible = strength > NEGLIGIBLE_HARMONIC * np.abs(brightness[: pixels.n_orient]).sum()
+        self.harmonics = int(np.flatnonzero(audible)[-1]) if audible.any() else 0
 
     def _moments(self, n_pixels: int) -> NDArray[np.complex128]:
         """(1 + K, rings) Σ over each ring's pixels among the first `n_pixels` of brightness · e^{ikφ}."""
@@ -94,8 +96,9 @@ class ExposureTable:
         for k in range(1, self.harmonics + 1):
             wave = 2 * moment[k][self.ring_of_point] * np.exp(-1j * k * self.azimuth) * self.share
             column += [wave.real, -wave.imag]
-        seen = column[0] > 0
-        return self.point[seen], np.stack(column, -1)[seen].astype(np.float32)
+        basis = np.stack(column, -1)
+        seen = basis.any(1)
+        return self.point[seen], basis[seen].astype(np.float32)
 
     def _points_laid(self, radius: float) -> tuple[F32, F32]:
         """`_points` of orienting pixels within `radius` of the beam, or of all pixels where it is infinite."""

@@ -114,7 +114,7 @@ def candidates(photons: SparsePhotons, proposers: Sequence[Proposer], table: Fra
 
 def by_search(search: PolarSearch, threads: int) -> Proposer:
     """The best pose in each of the likeliest viewing directions, at low resolution."""
-    return lambda photons: search.best(search.backend.dense(photons, search.n_pixels), DIRECTIONS_KEPT, threads)
+    return lambda photons: search.best(search.dense(photons), DIRECTIONS_KEPT, threads)
 
 
 def same_mode(a: F32, b: F32, group: F64 = IDENTITY) -> NDArray[np.bool_]:

@@ -59,6 +59,7 @@ class JunkGate:
         self.n_pixels = pixels.n_orient
         self.point, self.edge = pixels.q[: self.n_pixels], pixels.edge
         self.brightness = brightness[: self.n_pixels]
+        self.light = None if pixels.background is None else pixels.background.light[: self.n_pixels]
         self.cells = [_cells(pixels, size * speckle) for size in CELLS]
         self.law = law
         self.scores: list[F64] = []
@@ -83,9 +84,16 @@ class JunkGate:
         kernels.gather(rotation, self.point, ratio, self.edge, value)
         counted = photons.dense(self.n_pixels)
         expected = np.maximum(value, np.float32(DARKEST)) * self.brightness
-        expected *= (counted.sum(1) / expected.sum(1))[:, None]
+        expected *= self._scale(counted.sum(1), expected.sum(1))[:, None]
+        if self.light is not None:
+            expected += self.light
         score = np.stack([self._deviance(counted @ cell, expected @ cell) for cell in self.cells], -1)
         return score, counted.sum(1, dtype=np.float64)[:, None]
+
+    def _scale(self, counted: F32, expected: F32) -> F32:
+        """(N,) times that the particle's `expected` photons (N,) are to be taken, for as many in all as `counted`."""
+        added = 0 if self.light is None else self.light.sum()
+        return np.asarray(np.maximum(counted - added, 0) / expected)
 
     def _deviance(self, counted: F32, expected: F32) -> F64:
         """(N,) standardised deviance of photons `counted` in cells (N, cells)."""

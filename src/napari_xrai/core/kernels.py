@@ -120,8 +120,8 @@ def scatter_halves(rotation, point, value, grid, n):  # type: ignore[no-untyped-
 
 
 @_njit
-def scatter_photons(rotation, frame, weight, q, start, stop, pixel, count, grid, n):  # type: ignore[no-untyped-def]
-    """Grid += photons of frame[j] at rotation[j], times weight[j]."""
+def scatter_photons(rotation, frame, weight, q, start, stop, pixel, count, share, grid, n):  # type: ignore[no-untyped-def]
+    """Grid += photons of frame[j] at rotation[j], times weight[j] and the share of each pixel."""
     half = (n - 1) * 0.5
     for j in range(len(frame)):
         w = weight[j]
@@ -135,7 +135,7 @@ def scatter_photons(rotation, frame, weight, q, start, stop, pixel, count, grid,
             x = r[0, 0] * qx + r[0, 1] * qy + r[0, 2] * qz + half
             y = r[1, 0] * qx + r[1, 1] * qy + r[1, 2] * qz + half
             z = r[2, 0] * qx + r[2, 1] * qy + r[2, 2] * qz + half
-            _scatter(grid, x, y, z, count[i] * w, n)
+            _scatter(grid, x, y, z, count[i] * share[p] * w, n)
 
 
 @_njit
@@ -159,8 +159,10 @@ def rotate(omega, r, out):  # type: ignore[no-untyped-def]
 
 
 @_njit
-def photon_term(r, q, start, stop, pixel, count, log_grid, n, gradient, fisher, derive):  # type: ignore[no-untyped-def]
-    """Σ k log V(r q) over one frame's photons; its gradient and empirical Fisher matrix for exp(ω)·r where `derive`."""
+def photon_term(r, q, start, stop, pixel, count, share, log_grid, n, gradient, fisher, derive):  # type: ignore[no-untyped-def]
+    """Σ s k log V(r q) over one frame's photons, s the share of a pixel; its gradient and empirical Fisher matrix,
+    Σ s² k t tᵀ, for exp(ω)·r where `derive`.
+    """
     half = (n - 1) * 0.5
     n2 = n * n
     total = 0.0
@@ -171,7 +173,7 @@ def photon_term(r, q, start, stop, pixel, count, log_grid, n, gradient, fisher, 
     r20, r21, r22 = r[2, 0], r[2, 1], r[2, 2]
     for i in range(start, stop):
         p = pixel[i]
-        qx, qy, qz, k = q[p, 0], q[p, 1], q[p, 2], count[i]
+        qx, qy, qz, k = q[p, 0], q[p, 1], q[p, 2], count[i] * share[p]
         sx = r00 * qx + r01 * qy + r02 * qz
         sy = r10 * qx + r11 * qy + r12 * qz
         sz = r20 * qx + r21 * qy + r22 * qz
@@ -195,6 +197,7 @@ def photon_term(r, q, start, stop, pixel, count, log_grid, n, gradient, fisher, 
             g0 += k * t0
             g1 += k * t1
             g2 += k * t2
+            k *= share[p]
             h00 += k * t0 * t0
             h01 += k * t0 * t1
             h02 += k * t0 * t2
@@ -295,28 +298,37 @@ def fluence_term(total, photons, shape):  # type: ignore[no-untyped-def]
 
 
 @_njit
-def pose_score(r, s, e, photons, q, pixel, count, log_grid, n, tab, fon, m, shape, g, h, derive):  # type: ignore[no-untyped-def]
+def dark_term(r, photons, tab, light, fon, m, shape):  # type: ignore[no-untyped-def]
+    """What pixels cost, lit or not: the fluence's cost, and Σ s d log V of an uneven background, where there is one."""
+    value = fluence_term(expected_total(r, tab, fon, m), photons, shape)
+    if len(light) > 0:
+        value -= expected_total(r, light, fon, m)
+    return value
+
+
+@_njit
+def pose_score(r, s, e, photons, q, pixel, count, share, log_grid, n, tab, light, fon, m, shape, g, h, derive):  # type: ignore[no-untyped-def]
     """Log-likelihood of one frame at pose r, with gradient and Fisher matrix for exp(ω)·r where `derive`."""
-    value = photon_term(r, q, s, e, pixel, count, log_grid, n, g, h, derive)
-    value += fluence_term(expected_total(r, tab, fon, m), photons, shape)
+    value = photon_term(r, q, s, e, pixel, count, share, log_grid, n, g, h, derive)
+    value += dark_term(r, photons, tab, light, fon, m, shape)
     if derive:
-        # the expected total varies slowly: central differences are exact enough and need no second table
+        # what dark pixels cost varies slowly: central differences are exact enough and need no second table
         turned = np.empty((3, 3))
         omega = np.zeros(3)
         for a in range(3):
             omega[a] = TURN
             rotate(omega, r, turned)
-            up = fluence_term(expected_total(turned, tab, fon, m), photons, shape)
+            up = dark_term(turned, photons, tab, light, fon, m, shape)
             omega[a] = -TURN
             rotate(omega, r, turned)
-            down = fluence_term(expected_total(turned, tab, fon, m), photons, shape)
+            down = dark_term(turned, photons, tab, light, fon, m, shape)
             omega[a] = 0.0
             g[a] += (up - down) / (2 * TURN)
     return value
 
 
 @_njit
-def rank(candidate, start, stop, photons, q, pixel, count, log_grid, n, tab, fon, m, shape, out):  # type: ignore[no-untyped-def]
+def rank(candidate, start, stop, photons, q, pixel, count, share, log_grid, n, tab, light, fon, m, shape, out):  # type: ignore[no-untyped-def]
     """out[f, c] ≈ log-likelihood of frame f at candidate[f, c], each photon taken at its nearest voxel."""
     middle = n * 0.5  # half a voxel beyond q = 0: truncation rounds
     for f in range(candidate.shape[0]):
@@ -332,8 +344,8 @@ def rank(candidate, start, stop, photons, q, pixel, count, log_grid, n, tab, fon
                 ix = int(r00 * qx + r01 * qy + r02 * qz + middle)
                 iy = int(r10 * qx + r11 * qy + r12 * qz + middle)
                 iz = int(r20 * qx + r21 * qy + r22 * qz + middle)
-                value += count[i] * log_grid[(iz * n + iy) * n + ix]
-            out[f, c] = value + fluence_term(expected_total(r, tab, fon, m), photons[f], shape)
+                value += count[i] * share[p] * log_grid[(iz * n + iy) * n + ix]
+            out[f, c] = value + dark_term(r, photons[f], tab, light, fon, m, shape)
 
 
 @_njit
@@ -375,7 +387,7 @@ def newton_step(c, g, longest, out):  # type: ignore[no-untyped-def]
 
 @_njit
 def refine(  # type: ignore[no-untyped-def]
-    candidate, start, stop, photons, q, pixel, count, log_grid, n, tab, fon, m, shape,
+    candidate, start, stop, photons, q, pixel, count, share, log_grid, n, tab, light, fon, m, shape,
     steps, longest, fisher_out, out,
 ):  # fmt: skip
     """Levenberg–Marquardt on SO(3) from every candidate, in place; out[f, c] = log-likelihood reached."""
@@ -385,23 +397,9 @@ def refine(  # type: ignore[no-untyped-def]
         for c in range(candidate.shape[1]):
             r[:] = candidate[f, c]
             value = pose_score(
-                r,
-                start[f],
-                stop[f],
-                photons[f],
-                q,
-                pixel,
-                count,
-                log_grid,
-                n,
-                tab,
-                fon,
-                m,
-                shape,
-                g,
-                h,
-                True,
-            )
+                r, start[f], stop[f], photons[f], q, pixel, count, share, log_grid, n,
+                tab, light, fon, m, shape, g, h, True,
+            )  # fmt: skip
             damping = PRIOR
             for _ in range(steps):
                 cholesky(h, damping, chol)
@@ -409,8 +407,8 @@ def refine(  # type: ignore[no-untyped-def]
                     break
                 rotate(omega, r, trial)
                 new = pose_score(
-                    trial, start[f], stop[f], photons[f], q, pixel, count, log_grid, n,
-                    tab, fon, m, shape, g_new, h_new, True,
+                    trial, start[f], stop[f], photons[f], q, pixel, count, share, log_grid, n,
+                    tab, light, fon, m, shape, g_new, h_new, True,
                 )  # fmt: skip
                 if new > value:
                     r[:] = trial
@@ -427,7 +425,7 @@ def refine(  # type: ignore[no-untyped-def]
 
 @_njit
 def sample_modes(  # type: ignore[no-untyped-def]
-    mode, fisher, start, stop, photons, q, pixel, count, log_grid, n, tab, fon, m, shape,
+    mode, fisher, start, stop, photons, q, pixel, count, share, log_grid, n, tab, light, fon, m, shape,
     beta, noise, sample, weight,
 ):  # fmt: skip
     """Samples of each mode's Laplace posterior at inverse temperature `beta`; a frame's weights sum to 1."""
@@ -448,8 +446,8 @@ def sample_modes(  # type: ignore[no-untyped-def]
                 i = c * per_mode + j
                 rotate(omega, mode[f, c], sample[f, i])
                 value = pose_score(
-                    sample[f, i], start[f], stop[f], photons[f], q, pixel, count, log_grid, n,
-                    tab, fon, m, shape, g, h, False,
+                    sample[f, i], start[f], stop[f], photons[f], q, pixel, count, share, log_grid, n,
+                    tab, light, fon, m, shape, g, h, False,
                 )  # fmt: skip
                 value = beta * value + 0.5 * (z[0] ** 2 + z[1] ** 2 + z[2] ** 2) - log_volume
                 weight[f, i] = value
@@ -470,9 +468,10 @@ def compile_kernels() -> Iterator[None]:
     grid, halves = np.ones(edge**3, np.float32), np.zeros((edge**3, 2), np.float32)
     nodes, table = np.tile(rotation, (6 * m * m, 1, 1)), np.ones((6 * m * m, 1), np.float32)
     photons = (np.zeros(1, np.int64), np.ones(1, np.int64), np.ones(1, np.float32), point, np.zeros(1, np.int32))
-    frame = (*photons, np.ones(1, np.float32), grid, edge, table, nodes, m, math.inf)
+    whole = np.ones(1, np.float32)
+    frame = (*photons, whole, whole, grid, edge, table, table[:0], nodes, m, math.inf)
     mode, fisher, value = rotation[None].copy(), np.zeros((1, 1, 3, 3)), np.zeros((1, 1))
-    one, lit = np.ones(1), (photons[0], photons[1], photons[4], np.ones(1, np.float32))
+    one, lit = np.ones(1), (photons[0], photons[1], photons[4], whole, whole)
     for kernel, arguments in (
         (gather, (rotation, point, grid, edge, np.zeros((1, 1), np.float32))),
         (scatter, (rotation, point, np.ones((1, 1), np.float32), grid.copy(), edge)),

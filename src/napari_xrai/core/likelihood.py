@@ -7,7 +7,8 @@ S(R) = Σ_p w_p ratio(R q_p):
 - Gamma(shape a, mean 1):     log L = Σ K log ratio − (ΣK + a) log((S + a)/(1 + a)),   ⟨f⟩ = (ΣK + a)/(S + a)
 - profiled (a = 0):           log L = Σ K log ratio − ΣK log S,                        f = ΣK / S
 
-up to constants of the frame; the first is the limit a → ∞ of the second.
+up to constants of the frame; the first is the limit a → ∞ of the second. Where pixels have an uneven background,
+photons count by their share of it, and what it adds is taken off again (`uneven_background`): K → s (K − d), w → s w.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class PoseLikelihood:
     ----------
     pixels : Pixels
     brightness : (U,) float32
-        Mean photons per frame and pixel of a structureless particle.
+        Mean photons per frame and pixel of a structureless particle, as they count.
     exposure : ExposureTable
     log_grid : (edge³) float32
         log ratio of the field.
@@ -49,31 +50,45 @@ class PoseLikelihood:
     fluence_shape : float
         Shape of the Gamma distribution of fluences; inf: all equal, 0: profiled per frame.
     threads : int
+    light : (M nodes, 1 + 2K) float32 or None
+        What an uneven background adds to Σ K log ratio, from the `fine` lattice of its own table.
     """
 
     def __init__(
         self, pixels: Pixels, brightness: F32, exposure: ExposureTable, log_grid: F32, table: F32,
-        radius: float, fluence_shape: float, threads: int,
+        radius: float, fluence_shape: float, threads: int, light: F32 | None = None,
     ) -> None:  # fmt: skip
-        self.n_pixels = pixels.within(radius)
+        self.n_pixels, self.pixels = pixels.within(radius), pixels
         self.shape, self.threads = fluence_shape, threads
-        self.table = (exposure.fine.table(table), exposure.fine.rotation, exposure.fine.m)
+        fine = exposure.fine
+        self.lattice, self.table = (fine.rotation, fine.m), fine.table(table)
+        self.light = np.zeros((0, 1), np.float32) if light is None else light
         self.field = (log_grid, pixels.edge)
-        self.q = pixels.q
         self.structureless = float(brightness[: self.n_pixels].sum())
 
     def _frames(self, photons: SparsePhotons) -> list[tuple[slice, tuple[object, ...]]]:
         """Split the frames over threads: rows, and what every kernel needs of them."""
-        stop, total = photons.stops(self.n_pixels), photons.totals(self.n_pixels)
+        stop, total = photons.stops(self.n_pixels), self.counted(photons)
         bounds = np.linspace(0, len(photons), self.threads + 1).astype(int)
         return [
             (
                 slice(a, b),
-                (photons.start[a:b], stop[a:b], total[a:b], self.q, photons.pixel, photons.count,
-                 *self.field, *self.table, self.shape),
+                (photons.start[a:b], stop[a:b], total[a:b], self.pixels.q, photons.pixel, photons.count,
+                 self.pixels.share, *self.field, self.table, self.light, *self.lattice, self.shape),
             )
             for a, b in pairwise(bounds) if b > a
         ]  # fmt: skip
+
+    def counted(self, photons: SparsePhotons) -> F32:
+        """(N,) photons of each frame within the radius, as they count: those that an uneven background adds are not in.
+
+        At least a thousandth: of a frame that has fewer than its background nothing is to be learned.
+        """
+        background, total = self.pixels.background, photons.totals(self.n_pixels, self.pixels.share)
+        if background is None:
+            return total
+        light = (background.share * background.light)[: self.n_pixels].sum(dtype=np.float64)
+        return np.asarray(np.maximum(total - np.float32(light), np.float32(1e-3)))
 
     def rank(self, photons: SparsePhotons, candidate: F32) -> F64:
         """(N, C) log-likelihood of each frame at its candidates (N, C, 3, 3), to within what a voxel's edge hides.
@@ -142,7 +157,7 @@ class PoseLikelihood:
         return out, weight
 
     def gain(self, value: F64, total: NDArray[np.floating]) -> F64:
-        """Log-likelihood `value` (N,) over that of a structureless particle, for frames with `total` (N,) photons.
+        """Log-likelihood `value` (N,) over that of a structureless particle, for frames of which `total` (N,) count.
 
         Comparable between resolutions, unlike the likelihood itself: 0 says that the pose explains nothing.
         """
@@ -152,7 +167,7 @@ class PoseLikelihood:
         return np.asarray(value + cost)
 
     def fluence(self, rotation: F32, total: NDArray[np.floating]) -> F64:
-        """(J,) mean fluence of frames with `total` (J,) photons at poses `rotation` (J, 3, 3)."""
+        """(J,) mean fluence of frames of which `total` (J,) photons count, at poses `rotation` (J, 3, 3)."""
         if np.isinf(self.shape):
             return np.ones(len(rotation))
         return np.asarray((total + self.shape) / np.maximum(self.expected(rotation) + self.shape, 1e-6))
@@ -160,7 +175,7 @@ class PoseLikelihood:
     def expected(self, rotation: F32) -> F64:
         """(J,) photons expected within the radius at poses `rotation` (J, 3, 3), at fluence 1."""
         out = np.empty(len(rotation))
-        kernels.expected_totals(rotation, *self.table, out)
+        kernels.expected_totals(rotation, self.table, *self.lattice, out)
         return out
 
 

@@ -226,8 +226,7 @@ class OnlineReconstruction(Reconstruction):
 
     def _new_block(self) -> Growing:
         reach = self.radius + MARCHES * MARCH * self.speckle.size + NEIGHBOURS
-        evidence = self.backend.evidence(self.pixels, self.exposure, reach, self.settings.threads)
-        return Growing(evidence, [], np.zeros(8))
+        return Growing(self._new_evidence(reach), [], np.zeros(8))
 
     def _is_full(self, block: Growing) -> bool:
         """Whether it is time for an update: not so often that frames would have to wait for it."""
@@ -295,7 +294,8 @@ class OnlineReconstruction(Reconstruction):
 
     def _change_detector(self, detector: Detector) -> None:
         """Go on with another mask or geometry: evidence stays, the photons of the reservoir lie on pixels that went."""
-        if not np.array_equal(detector.q, self.detector.q):  # of another geometry the beam is not known to be elsewhere
+        same_geometry = np.array_equal(detector.q, self.detector.q)
+        if not same_geometry:  # of another geometry the beam is not known to be elsewhere
             self.beam = Beam() if self.begun else None
         self.detector = moved = detector
         if self.beam and any(self.beam.tangent):
@@ -306,6 +306,8 @@ class OnlineReconstruction(Reconstruction):
             self.blind = True
             self.watch.say(f"frames under the new detector are dropped: {error}")
             return
+        if self.begun and same_geometry:
+            pixels = pixels.lit_like(self.pixels)
         self.blind, self.pixels, self.background = False, pixels, BlankBackground()
         if not self.begun:
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,22 @@ LARGEST_RADIUS = 64.0
 
 LEAST_COVERAGE = 0.6
 """A ring orients particles when at least this part of its circumference is measured."""
+
+
+@dataclass(frozen=True, eq=False)
+class Background:
+    """Light that is the same in every frame and not even about the beam, as `uneven_background` finds it.
+
+    Parameters
+    ----------
+    light : (U,) float32
+        Photons per frame beside what is even; a little negative where that was taken too high.
+    share : (U,) float32
+        What a photon counts: the even part of the light there, 0 … 1.
+    """
+
+    light: NDArray[np.float32]
+    share: NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +56,8 @@ class Pixels:
         1/λ in voxels.
     edge : int
         Voxels along an edge of the volume: odd, so that q = 0 is the middle voxel.
+    background : Background or None
+        None: it is even about the beam, or there is none.
     """
 
     q: NDArray[np.float32]
@@ -51,6 +70,12 @@ class Pixels:
     units: Units
     ewald_radius: float
     edge: int
+    background: Background | None = None
+
+    @cached_property
+    def share(self) -> NDArray[np.float32]:
+        """(U,) what a photon on each pixel counts."""
+        return np.ones(len(self.rho), np.float32) if self.background is None else self.background.share
 
     @property
     def inner_radius(self) -> float:
@@ -75,10 +100,20 @@ class Pixels:
     def only(self, kept: NDArray[np.bool_]) -> Pixels:
         """These pixels without those that are not `kept` (U,)."""
         rank = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)[self.rank]  # −1, masked out, stays so
+        left = self.background and Background(self.background.light[kept], self.background.share[kept])
         return replace(
             self, q=self.q[kept], response=self.response[kept], rho=self.rho[kept], azimuth=self.azimuth[kept],
-            n_orient=int(kept[: self.n_orient].sum()), rank=rank.astype(np.int32),
+            n_orient=int(kept[: self.n_orient].sum()), rank=rank.astype(np.int32), background=left,
         )  # fmt: skip
+
+    def lit_like(self, other: Pixels) -> Pixels:
+        """These pixels under the background of `other` pixels on the same detector, none where those have none."""
+        if other.background is None:
+            return self
+        row = other.rank[self.on_detector]
+        light, share = other.background.light[row], other.background.share[row]
+        known = row >= 0
+        return replace(self, background=Background(np.where(known, light, 0), np.where(known, share, 1)))
 
     def sparse(self, frames: Frames) -> SparsePhotons:
         """Photons of `frames` on these pixels, by rising rank within each frame."""
@@ -102,9 +137,11 @@ class SparsePhotons:
         below = np.concatenate([[0], np.cumsum(self.pixel < n_pixels)])
         return np.asarray(self.start[:-1] + below[self.start[1:]] - below[self.start[:-1]])
 
-    def totals(self, n_pixels: int) -> NDArray[np.float32]:
-        """(N,) photons of each frame on the first `n_pixels` pixels."""
-        photons = np.concatenate([[0.0], np.cumsum(self.count * (self.pixel < n_pixels), dtype=np.float64)])
+    def totals(self, n_pixels: int, share: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """(N,) photons of each frame on the first `n_pixels` pixels, each counting its pixel's `share` (U,), or 1."""
+        near = self.count * (self.pixel < n_pixels)
+        counted = near if share is None else near * share[self.pixel]
+        photons = np.concatenate([[0.0], np.cumsum(counted, dtype=np.float64)])
         return np.asarray(photons[self.start[1:]] - photons[self.start[:-1]], np.float32)
 
     def dense(self, n_pixels: int) -> NDArray[np.float32]:

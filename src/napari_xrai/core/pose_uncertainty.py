@@ -90,6 +90,7 @@ class PoseUncertainty:
         self.pixels, self.brightness, self.log_grid = pixels, brightness, log_grid
         self.whole, self.halves = whole, halves
         self.n_pixels, self.response = pixels.within(radius), response
+        self.light = np.zeros_like(brightness) if pixels.background is None else pixels.background.light
         shell = np.rint(np.linalg.norm(pixels.q, axis=1)).astype(np.int64)
         self.shell = np.asarray(np.minimum(shell, len(response) - 1), np.int64)
         self.patch = patches(pixels, self.n_pixels, PATCH * speckle)
@@ -142,7 +143,8 @@ class PoseUncertainty:
 
     def _look_at_slopes(self, few: SparsePhotons, rotation: F32) -> None:
         gradient_products(
-            rotation, few.start[:-1], few.stops(self.n_pixels), self.pixels.q, few.pixel, few.count,
+            rotation, few.start[:-1], few.stops(self.n_pixels), self.pixels.q, few.pixel,
+            few.count * np.square(self.pixels.share[few.pixel]),
             self.log_grid, self.whole, *self.halves, self.pixels.edge, self._slopes,
         )  # fmt: skip
         self.believed = self._belief()
@@ -152,8 +154,8 @@ class PoseUncertainty:
         length = int(self.patch.max()) + 1
         score, fisher = np.zeros((len(few), length, 3)), np.zeros((len(few), length, 3, 3))
         patch_scores(
-            rotation, few.dense(self.n_pixels), fluence, self.pixels.q, self.brightness, self.patch, self.log_grid,
-            self.pixels.edge, score, fisher,
+            rotation, few.dense(self.n_pixels), fluence, self.pixels.q, self.brightness, self.light, self.pixels.share,
+            self.patch, self.log_grid, self.pixels.edge, score, fisher,
         )  # fmt: skip
         inverse = np.linalg.inv(fisher.sum(1) + PRIOR * np.eye(3))
         # at the likeliest pose the scores sum to zero: each patch has lost what it gave to the fit
@@ -171,15 +173,15 @@ class PoseUncertainty:
         """`DRAWS` frames at each of (N, 3, 3) poses, of fluence (N,), on the pixels that are scored: every second one
         from v trilinear between voxels, the others from ln v trilinear.
         """
-        q, brightness = self.pixels.q[: self.n_pixels], self.brightness[: self.n_pixels]
+        q, brightness, light = (x[: self.n_pixels] for x in (self.pixels.q, self.brightness, self.light))
         ratio, log_ratio = np.empty((2, 1, self.n_pixels), np.float32)
         field = np.exp(self.log_grid)
         lit = []
         for j, f in enumerate(fluence):
             gather(rotation[j : j + 1], q, field, self.pixels.edge, ratio)
             gather(rotation[j : j + 1], q, self.log_grid, self.pixels.edge, log_ratio)
-            laws = [np.cumsum(f * brightness * v[0], dtype=np.float64) for v in (ratio, np.exp(log_ratio))]
-            for below in laws * (DRAWS // 2):
+            rates = [np.maximum(f * brightness * v[0] + light, 0) for v in (ratio, np.exp(log_ratio))]
+            for below in [np.cumsum(rate, dtype=np.float64) for rate in rates] * (DRAWS // 2):
                 at = np.searchsorted(below, below[-1] * self._rng.random(self._rng.poisson(below[-1])), side="right")
                 lit.append(np.unique(np.minimum(at, self.n_pixels - 1), return_counts=True))
         return SparsePhotons(
@@ -190,11 +192,11 @@ class PoseUncertainty:
         )
 
     def _fisher(self, photons: SparsePhotons, rotation: F32, weight: F32) -> F64:
-        """(N, 3, 3) Σ weight K t tᵀ at poses (N, 3, 3), `weight` (U,)."""
+        """(N, 3, 3) Σ weight s² K t tᵀ at poses (N, 3, 3), `weight` (U,), s the share that photons count by."""
         out = np.zeros((len(photons), 3, 3))
         weighted_fisher(
             np.ascontiguousarray(rotation, np.float32), photons.start[:-1], photons.stops(self.n_pixels), self.pixels.q,
-            photons.pixel, photons.count, weight, self.log_grid, self.pixels.edge, out,
+            photons.pixel, photons.count, weight * np.square(self.pixels.share), self.log_grid, self.pixels.edge, out,
         )  # fmt: skip
         return out
 
@@ -342,18 +344,19 @@ def gradient_products(rotation, start, stop, q, pixel, count, scored, whole, one
 
 
 @_njit
-def patch_scores(rotation, counts, fluence, q, brightness, patch, grid, n, score, fisher):  # type: ignore[no-untyped-def]
-    """score[f, b] += Σ (k − f w v) t over a patch's pixels, lit or not; fisher[f, b] += Σ k t tᵀ."""
+def patch_scores(rotation, counts, fluence, q, brightness, light, share, patch, grid, n, score, fisher):  # type: ignore[no-untyped-def]
+    """score[f, b] += Σ s (k − d − f w v) t over a patch's pixels, lit or not; fisher[f, b] += Σ s² k t tᵀ."""
     t = np.zeros(3)
     for f in range(len(rotation)):
         for p in range(counts.shape[1]):
             k = counts[f, p]
             expected = fluence[f] * brightness[p] * math.exp(_look(rotation[f], q[p], grid, n, t))
+            s = share[p]
             for u in range(3):
-                score[f, patch[p], u] += (k - expected) * t[u]
+                score[f, patch[p], u] += s * (k - light[p] - expected) * t[u]
                 if k > 0:
                     for v in range(3):
-                        fisher[f, patch[p], u, v] += k * t[u] * t[v]
+                        fisher[f, patch[p], u, v] += s * s * k * t[u] * t[v]
 
 
 def compile_kernels() -> Iterator[None]:
@@ -367,6 +370,7 @@ def compile_kernels() -> Iterator[None]:
     gradient_products(rotation, *photons, grid, grid, grid, grid, edge, np.zeros((4, 1)))
     yield
     patch_scores(
-        rotation, one[None], np.ones(1), point, one, zero, grid, edge, np.zeros((1, 1, 3)), np.zeros((1, 1, 3, 3))
-    )
+        rotation, one[None], np.ones(1), point, one, one, one, zero, grid, edge,
+        np.zeros((1, 1, 3)), np.zeros((1, 1, 3, 3)),
+    )  # fmt: skip
     yield

@@ -170,7 +170,11 @@ class Reconstruction:
 
     def _settle(self, frames: SparsePhotons) -> SparsePhotons:
         """Take the pixels for what frames show them to be; the frames on those."""
-        found = settle_pixels(self.detector, self.pixels, frames, self.beam, self.settings.beam_centre == "auto")
+        chosen = self.settings
+        found = settle_pixels(
+            self.detector, self.pixels, frames, self.beam, chosen.beam_centre == "auto",
+            chosen.uneven_background == "auto",
+        )  # fmt: skip
         self.pixels, self.speckle, self.beam = found.pixels, found.speckle, found.beam
         self.facts |= found.facts
         self.orbit = Orbit(self.group, self.pixels.edge) if len(self.group) > 1 else None
@@ -179,7 +183,9 @@ class Reconstruction:
     def _measure(self, reservoir: SparsePhotons) -> None:
         """Choose everything that comes from the data, and say what was chosen."""
         pixels = self.pixels
-        counts = np.bincount(reservoir.pixel, reservoir.count, len(pixels.rho))
+        counts = np.bincount(reservoir.pixel, reservoir.count, len(pixels.rho)).astype(np.float64)
+        if pixels.background is not None:
+            counts = counts - len(reservoir) * pixels.background.light
         self.profile = RadialProfile(pixels, counts, len(reservoir))
         self.contrast = photon_contrast(pixels, reservoir)
         size, inner = self.speckle.size, pixels.inner_radius
@@ -206,7 +212,10 @@ class Reconstruction:
         self.used_geometry = used_geometry(self.detector, self.pixels, self.beam or Beam())
         pixels, size = self.pixels, self.speckle.size
         self.brightness = (pixels.response * self.profile(np.linalg.norm(pixels.q, axis=1))).astype(np.float32)
-        self.exposure = self.backend.exposure_table(pixels, self.brightness)
+        self.counting, self.light = self.brightness * pixels.share, None
+        self.exposure = self.backend.exposure_table(pixels, self.counting)
+        if (background := pixels.background) is not None:
+            self.light = self.backend.exposure_table(pixels, background.light * background.share)
         self.gate = self.backend.junk_gate(pixels, self.brightness, size, self.junk_law)
         self.flattening: F32 | None = None
         self.amortised = AmortisedPoses(pixels, self.brightness, size, self.fluence_shape, self.backend.device)
@@ -225,7 +234,7 @@ class Reconstruction:
             self.phase, self.radius, self.carried = f"start {starts.made + 1}", self.start_radius, None
             span, base = SHARE_OF_STARTS / 2 * (starts.made < 2), SHARE_OF_STARTS / 2 * min(starts.made, 2)
             for share in bootstrap(
-                self.field, self.pixels, self.brightness, reservoir, self.start_radius, self.speckle.diameter,
+                self.field, self.pixels, self.counting, reservoir, self.start_radius, self.speckle.diameter,
                 self.fluence_shape, rng, self.settings.threads, self.orbit, self.backend,
             ):  # fmt: skip
                 self.fraction = base + span * share * 0.6
@@ -259,7 +268,7 @@ class Reconstruction:
         """See every frame once: infer its pose, merge it; update the field at the end (often, on long streams)."""
         pixels, previous, before = self.pixels, self.carried, self.radius
         reach = before + MARCH * self.speckle.size + NEIGHBOURS  # as far as the next update may look
-        evidence = self.backend.evidence(pixels, self.exposure, reach, self.settings.threads)
+        evidence = self._new_evidence(reach)
         done, fresh, tally = 0, 0, np.zeros(8)
         likelihood, proposers = yield from self._prepare(proposals)
         for photons in stream:
@@ -274,6 +283,10 @@ class Reconstruction:
         yield from self._update(evidence, None, 0.0, tally)
         self.drift.settle(max(1, round(n_frames / FRAMES_PER_UPDATE)), before < self.radius == pixels.orient_radius)
 
+    def _new_evidence(self, radius: float) -> Evidence:
+        """None yet, of orienting pixels within `radius` voxels of the beam."""
+        return self.backend.evidence(self.pixels, self.exposure, radius, self.settings.threads, self.light)
+
     def _prepare(self, proposals: str) -> Generator[Progress, None, tuple[PoseLikelihood, list[Proposer]]]:
         """The likelihood under the present field and resolution, and who proposes poses."""
         field, threads = self.field, self.settings.threads
@@ -281,15 +294,19 @@ class Reconstruction:
         log_grid, fitted = field.log_grid(), field.overshoot is not None
         making = self.exposure.totals(log_grid if fitted else field.ratio, field.edge, self.radius, threads, fitted)
         table = yield from self._with_progress(making)
+        light = None
+        if self.light is not None:  # linear in log V, as photons are
+            added = yield from self._with_progress(self.light.totals(log_grid, field.edge, self.radius, threads))
+            light = self.light.fine.table(added)
         likelihood = self.backend.likelihood(
-            self.pixels, self.brightness, self.exposure, log_grid, table,
-            self.radius, self.fluence_shape, threads,
+            self.pixels, self.counting, self.exposure, log_grid, table,
+            self.radius, self.fluence_shape, threads, light,
         )  # fmt: skip
         proposers: list[Proposer] = []
         if proposals in ("search", "both"):
             radius = max(min(SEARCH_RADIUS * self.speckle.size, self.radius), self.start_radius)
             sampling = SEARCH_SAMPLING * self.speckle.diameter
-            search = PolarSearch(self.pixels, self.brightness, radius, sampling, self.group, self.backend)
+            search = PolarSearch(self.pixels, self.counting, radius, sampling, self.group, self.backend)
             search.set_field(field.ratio, field.edge, self.fluence_shape, self.rng, DARKEST, threads)
             proposers.append(by_search(search, threads))
         if proposals in ("encoder", "both"):
@@ -324,7 +341,7 @@ class Reconstruction:
         last, known = self.table.rotation(photons.index)
         beta = FIRST_BETA ** max(0.0, 1 - self.updates / MARCHING_UPDATES)
         found = infer_poses(photons, likelihood, proposers, self.table, beta, self.rng, self.group)
-        totals = photons.totals(likelihood.n_pixels)
+        totals = likelihood.counted(photons)
         fits = np.ones(len(photons), bool)
         if self.radius == self.pixels.orient_radius and self.field is not None:  # sooner the field is too coarse
             fits = ~self.gate.junk(photons, found.rotation, self.field.ratio)

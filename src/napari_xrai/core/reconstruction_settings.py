@@ -26,6 +26,9 @@ class ReconstructionSettings:
         "auto": the cheaper one, as `proposals.choose_proposals` reckons.
     beam_centre : "auto" or "given"
         The beam as the geometry has it, moved to where photons mirror if that is elsewhere; or left there.
+    uneven_background : "auto" or "left"
+        What all frames share and is not even about the beam is found and taken out; or left in, where it is the
+        particle's: one that comes in few orientations.
     threads : int
         CPU threads.
     device : "auto", "cpu", "cuda" or "cuda:i"
@@ -39,5 +42,6 @@ class ReconstructionSettings:
     symmetry: str = "C1"
     proposals: str = "auto"
     beam_centre: str = "auto"
+    uneven_background: str = "auto"
     threads: int = 1
     device: str = "cpu"

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from .backend import COMPILED, Backend
-from .pixels import Pixels
+from .pixels import Pixels, SparsePhotons
 from .rotations import direction_to_rotation, exp_map, fibonacci_directions, random_rotations, rotation_z
 from .symmetry import IDENTITY, asymmetric_unit
 from .workers import in_threads
@@ -56,7 +56,7 @@ class PolarSearch:
     ----------
     pixels : Pixels
     brightness : (U,) float32
-        Mean photons per frame and pixel of a structureless particle.
+        Mean photons per frame and pixel of a structureless particle, as they count.
     radius : float
         Voxels.
     sampling : float
@@ -84,6 +84,10 @@ class PolarSearch:
         spread = polar_spread(pixels.rho[:n], pixels.azimuth[:n], (inner, radius), self.n_rings, self.n_angles)
         self.brightness = (torch.from_numpy(brightness[: self.n_pixels]) @ spread).to(backend.device)
         self.spread = spread.to(backend.device)
+        self.share = self.light = None
+        if (found := pixels.background) is not None:
+            weighted = (found.share, found.share * found.light)
+            self.share, self.light = (torch.from_numpy(x[:n]).to(backend.device) for x in weighted)
         rho = np.repeat(np.linspace(inner, radius, self.n_rings), self.n_angles)
         phi = np.tile(np.arange(self.n_angles) * 2 * np.pi / self.n_angles, self.n_rings)
         depth = np.sqrt(pixels.ewald_radius**2 - rho**2) - pixels.ewald_radius
@@ -128,10 +132,19 @@ class PolarSearch:
         total: torch.Tensor = torch.fft.irfft((rings.conj() * bright).sum(1), n=self.n_angles, dim=-1)
         return total.clamp(min=1e-6)
 
+    def dense(self, photons: SparsePhotons) -> torch.Tensor:
+        """(N, n_pixels) photons as they count: without those that an uneven background adds on average."""
+        frames = self.backend.dense(photons, self.n_pixels)
+        return frames if self.share is None or self.light is None else frames * self.share - self.light
+
+    def _charge(self, photons: torch.Tensor) -> torch.Tensor:
+        """(B,) what the fluence's cost is counted by; a frame may have fewer photons than its background."""
+        return photons.sum(1).clamp(min=1e-3) + self.shape
+
     def log_likelihood(self, photons: torch.Tensor) -> torch.Tensor:
         """(B, directions, angles) log-likelihood of frames `photons` (B, n_pixels), up to a constant per frame."""
         rings = self._rings(photons)
-        charge = photons.new_ones(len(photons)) if np.isinf(self.shape) else photons.sum(1) + self.shape
+        charge = photons.new_ones(len(photons)) if np.isinf(self.shape) else self._charge(photons)
         extra = (-charge).expand(self.n_freq, len(photons))[..., None]
         frame = torch.cat([rings.real, extra, rings.imag, torch.zeros_like(extra)], 2)
         product = torch.matmul(frame[:, None], self.template).view(2 * self.n_freq, len(photons) * len(self.base))
@@ -152,7 +165,9 @@ class PolarSearch:
         laid = torch.matmul(wave.transpose(2, 3), torch.cat([rings.real, rings.imag], 2)[:, None])
         re = laid[:, 0, :, :n] + laid[:, 1, :, n:]
         im = laid[:, 0, :, n:] - laid[:, 1, :, :n]
-        photon_map = torch.fft.irfft(torch.complex(re, im).permute(1, 2, 0), n=self.n_angles, dim=-1).clamp(min=0)
+        photon_map = torch.fft.irfft(torch.complex(re, im).permute(1, 2, 0), n=self.n_angles, dim=-1)
+        if self.light is None:  # else there may be fewer than the background adds
+            photon_map = photon_map.clamp(min=0)
         return photon_map.flatten(1).cpu().numpy(), self._exposure(posterior, photons).cpu().numpy()
 
     def _exposure(self, posterior: torch.Tensor, photons: torch.Tensor) -> torch.Tensor:
@@ -160,7 +175,7 @@ class PolarSearch:
         if np.isinf(self.shape):
             turned = posterior.sum(0)
         else:
-            turned = torch.einsum("b,bda->da", photons.sum(1) + self.shape, posterior) / (self.total + self.shape)
+            turned = torch.einsum("b,bda->da", self._charge(photons), posterior) / (self.total + self.shape)
         bright = torch.fft.rfft(self.brightness.view(self.n_rings, self.n_angles), dim=-1)
         wave = torch.fft.rfft(turned, dim=-1).conj()[:, None] * bright
         exposure: torch.Tensor = torch.fft.irfft(wave, n=self.n_angles, dim=-1)

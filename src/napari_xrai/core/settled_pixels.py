@@ -1,4 +1,6 @@
-"""Pixels as the frames show them to be: without those that lie, about the beam where it is."""
+"""Pixels as the frames show them to be: without those that lie, about the beam where it is, with what else lights
+them.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from .frames import BAD, GOOD, MERGE_ONLY, Detector, UsedGeometry
 from .odd_pixels import leave_out_odd_pixels
 from .pixels import Pixels, SparsePhotons, pixel_step
 from .speckle import Speckle, measure_speckle
+from .uneven_background import find_uneven_background
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +39,9 @@ class SettledPixels:
 
 
 def settle_pixels(
-    detector: Detector, pixels: Pixels, frames: SparsePhotons, beam: Beam | None, move: bool
+    detector: Detector, pixels: Pixels, frames: SparsePhotons, beam: Beam | None, move: bool, take_out: bool = True
 ) -> SettledPixels:
-    """Leave out odd pixels, and put the beam where photons mirror.
+    """Leave out odd pixels, put the beam where photons mirror, and find an uneven background.
 
     Parameters
     ----------
@@ -52,15 +55,22 @@ def settle_pixels(
         Where it was found before; None: to be found.
     move : bool
         Whether a geometry may be corrected.
+    take_out : bool
+        Whether an uneven background is to be taken out.
     """
     kept, on_kept, facts = leave_out_odd_pixels(pixels, frames)
     speckle = measure_speckle(kept, on_kept)
-    beam = beam or find_beam(detector, kept, on_kept, speckle.size, move)
+    beam = beam or find_beam(detector, kept, on_kept, speckle.size, move, take_out)
     if any(beam.tangent):  # which pixels lie is told by their neighbours at the same |q|: ask again
         kept, on_kept, facts = leave_out_odd_pixels(*moved_pixels(detector, beam, pixels, frames))
         speckle = measure_speckle(kept, on_kept)
     if beam.sentence:
         facts = facts | {"beam centre": beam.sentence}
+    lit, sentence = find_uneven_background(kept, on_kept)
+    if sentence:
+        facts = facts | {"uneven background": f"{sentence}: {'taken out' if take_out else 'left in'}"}
+    if take_out:
+        kept = lit
     return SettledPixels(kept, on_kept, speckle, beam, facts)
 
 

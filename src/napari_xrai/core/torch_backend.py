@@ -151,13 +151,18 @@ class DeviceFrames:
         first = self.start[rows] - (length.cumsum(0) - length)
         return job, torch.arange(n, device=job.device) + first[job]
 
-    def lit(self, rows: Tensor, length: Tensor, longest: int, q: Tensor, total: Tensor) -> LitPixels:
-        """Photons of `rows` (B,), the first `length` (B,) of each, padded to `longest`."""
+    def lit(
+        self, rows: Tensor, length: Tensor, longest: int, q: Tensor, share: Tensor, total: Tensor
+    ) -> LitPixels:  # fmt: skip
+        """Photons of `rows` (B,), the first `length` (B,) of each, padded to `longest`; `q` and `share` of all pixels,
+        `total` of all frames.
+        """
         step = torch.arange(longest, device=rows.device)
         there = step < length[:, None]
         entry = torch.where(there, self.start[rows][:, None] + step, 0)
         pixel = torch.where(there, self.pixel[entry], 0)
-        return LitPixels(q[pixel], torch.where(there, self.count[entry], 0.0), total[rows])
+        counts = share[pixel]
+        return LitPixels(q[pixel], torch.where(there, self.count[entry] * counts, 0.0), counts, total[rows])
 
     def dense(self, n_pixels: int) -> Tensor:
         """(N, n_pixels) photons on the first `n_pixels` pixels."""
@@ -298,23 +303,25 @@ class TorchPoseLikelihood(PoseLikelihood):
 
     def __init__(
         self, pixels: Pixels, brightness: F32, exposure: ExposureTable, log_grid: F32, table: F32,
-        radius: float, fluence_shape: float, threads: int,
+        radius: float, fluence_shape: float, threads: int, light: F32 | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(pixels, brightness, exposure, log_grid, table, radius, fluence_shape, threads)
+        super().__init__(pixels, brightness, exposure, log_grid, table, radius, fluence_shape, threads, light)
         assert isinstance(exposure, TorchExposureTable)
         self.transfer = transfer = exposure.transfer
-        self.q_there, grid = transfer(pixels.q), transfer(log_grid)
+        self.q_there, self.share_there, grid = transfer(pixels.q), transfer(pixels.share), transfer(log_grid)
         cell = torch_kernels.cell_coefficients(grid, pixels.edge)
-        fine = Directions(transfer(self.table[1]), self.table[2])
-        self.scored = ScoredField(grid, cell, pixels.edge, transfer(self.table[0]), fine, fluence_shape)
+        fine = Directions(transfer(self.lattice[0]), self.lattice[1])
+        there = None if light is None else transfer(light)
+        self.scored = ScoredField(grid, cell, pixels.edge, transfer(self.table), fine, fluence_shape, there)
 
     def _lit(self, photons: SparsePhotons, each: int) -> Iterator[tuple[Tensor, LitPixels]]:
         """Parts of a batch: rows, and their photons within the radius."""
         frames = self.transfer.frames(photons)
         near = frames.near(self.n_pixels)
+        total = near.total if self.pixels.background is None else self.transfer(self.counted(photons)).double()
         for part in self.transfer.parts(near.length_here, each):
             rows, longest = self.transfer(part), max(1, int(near.length_here[part[0]]))
-            yield rows, frames.lit(rows, near.length[rows], longest, self.q_there, near.total)
+            yield rows, frames.lit(rows, near.length[rows], longest, self.q_there, self.share_there, total)
 
     def rank(self, photons: SparsePhotons, candidate: F32) -> F64:
         """As of `PoseLikelihood`."""
@@ -354,13 +361,16 @@ class TorchPoseLikelihood(PoseLikelihood):
 class TorchEvidence(Evidence):
     """`Evidence` that gathers on the device of its `exposure` until its volumes are asked for."""
 
-    def __init__(self, pixels: Pixels, exposure: ExposureTable, radius: float, threads: int) -> None:
-        super().__init__(pixels, exposure, radius, threads)
+    def __init__(
+        self, pixels: Pixels, exposure: ExposureTable, radius: float, threads: int, light: ExposureTable | None = None
+    ) -> None:
+        super().__init__(pixels, exposure, radius, threads, light)
         assert isinstance(exposure, TorchExposureTable)
         self.transfer, self.directions = exposure.transfer, exposure.directions
-        self.q_there = self.transfer(pixels.q)
+        self.q_there, self.share_there = self.transfer(pixels.q), self.transfer(pixels.share)
         self.laid = torch.zeros(2 * pixels.edge**3, device=self.transfer.device)
         self.poses = self.transfer(np.concatenate(self.amplitude))
+        self.light_poses = self.transfer(np.concatenate(self.lit)) if self.lit else None
 
     def add(
         self, photons: SparsePhotons, row: NDArray[np.int64], rotation: F32,
@@ -376,20 +386,27 @@ class TorchEvidence(Evidence):
             job, entry = frames.entries(rows[sample], near.length[rows[sample]], int(length[part].sum()))
             of = sample[job]
             # not a batched product: there may be millions of 3 × 3 matrices
-            place = (turn[of] * self.q_there[frames.pixel[entry]][:, None]).sum(-1)
-            value = (frames.count[entry] * share[of]).float()
+            pixel = frames.pixel[entry]
+            place = (turn[of] * self.q_there[pixel][:, None]).sum(-1)
+            value = (frames.count[entry] * self.share_there[pixel] * share[of]).float()
             for half in range(2):
                 mine = odd[of] == half
                 grid = self.laid.view(2, -1)[half]
                 torch_kernels.scatter(place[mine], value[mine], grid, edge)
         first = odd * len(self.directions.rotation)
         torch_kernels.deposit(turn, share * self.transfer(fluence), self.directions, self.poses, first)
+        if self.light_poses is not None:
+            torch_kernels.deposit(turn, share, self.directions, self.light_poses, first)
 
     def _photons(self) -> list[F32]:
         return list(self.laid.view(2, -1).cpu().numpy())
 
     def _amplitudes(self) -> list[F64]:
         return list(self.poses.view(2, len(self.directions.rotation), -1).cpu().numpy())
+
+    def _lit(self) -> list[F64]:
+        assert self.light_poses is not None
+        return list(self.light_poses.view(2, len(self.directions.rotation), -1).cpu().numpy())
 
 
 class TorchJunkGate(JunkGate):
@@ -408,6 +425,7 @@ class TorchJunkGate(JunkGate):
         super().__init__(pixels, brightness, speckle, law)
         self.transfer = transfer
         self.place, self.bright = transfer(self.point), transfer(self.brightness)
+        self.light_there = None if self.light is None else transfer(self.light)
         self.members = [transfer(_padded_members(cell.indices, self.n_pixels)) for cell in self.cells]
         self.cell_of = [transfer(cell.indices.astype(np.int64)) for cell in self.cells]
         self.deviance_law = transfer(np.stack([self.mean, self.variance], -1))
@@ -419,7 +437,11 @@ class TorchJunkGate(JunkGate):
         score = torch.empty(len(photons), len(self.cells), dtype=torch.float64, device=turn.device)
         for part in chunks(len(photons), max(1, self.transfer.look_ups // self.n_pixels)):
             value = torch_kernels.gather(turn[part], self.place, grid, self.edge).clamp(min=DARKEST) * self.bright
-            value *= (total[part] / value.sum(1, keepdim=True)).float()
+            if self.light_there is None:
+                value *= (total[part] / value.sum(1, keepdim=True)).float()
+            else:
+                particle = (total[part] - self.light_there.sum()).clamp(min=0)
+                value = value * (particle / value.sum(1, keepdim=True)).float() + self.light_there
             value = torch.cat([value, torch.zeros_like(value[:, :1])], 1)  # what pads a cell
             for size, member in enumerate(self.members):
                 expected = value[:, member].sum(-1, dtype=torch.float64)

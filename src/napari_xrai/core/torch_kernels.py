@@ -30,17 +30,21 @@ class LitPixels:
     q : (B, L, 3) float32
         Voxels.
     count : (B, L) float32
+        Photons as they count: times the share of each pixel.
+    share : (B, L) float32
+        That share.
     total : (B,) float64
-        Photons of each frame.
+        Photons of each frame, as they count.
     """
 
     q: Tensor
     count: Tensor
+    share: Tensor
     total: Tensor
 
     def of(self, frame: Tensor) -> LitPixels:
         """Photons of frames `frame` (J,), one row for each pose."""
-        return LitPixels(self.q[frame], self.count[frame], self.total[frame])
+        return LitPixels(self.q[frame], self.count[frame], self.share[frame], self.total[frame])
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +79,8 @@ class ScoredField:
     directions : Directions
     shape : float
         Of the fluences' Gamma distribution.
+    light : (nodes, 1 + 2K) or None
+        What an uneven background adds to Σ K log V, by direction.
     """
 
     log_grid: Tensor
@@ -83,6 +89,7 @@ class ScoredField:
     table: Tensor
     directions: Directions
     shape: float
+    light: Tensor | None = None
 
 
 # -------------------------------------------------------------------------------------------------- volumes
@@ -208,24 +215,30 @@ def photon_slopes(rotation: Tensor, lit: LitPixels, field: ScoredField) -> tuple
     slope = torch.linalg.cross(turned, torch.stack([gx, gy, gz], -1))
     weighted = lit.count[..., None] * slope
     total = (lit.count * value).sum(-1, dtype=torch.float64)
-    return total, weighted.sum(1, dtype=torch.float64), (weighted.mT @ slope).double()
+    return total, weighted.sum(1, dtype=torch.float64), ((weighted * lit.share[..., None]).mT @ slope).double()
+
+
+def dark_term(rotation: Tensor, photons: Tensor, field: ScoredField) -> Tensor:
+    """(J,) what pixels cost at poses (J, 3, 3), lit or not: the fluence's cost, and Σ s d log V of a background."""
+    value = fluence_term(expected_total(rotation, field.table, field.directions), photons, field.shape)
+    if field.light is not None:
+        value = value - expected_total(rotation, field.light, field.directions)
+    return value
 
 
 def pose_score(rotation: Tensor, lit: LitPixels, field: ScoredField) -> Tensor:
     """(J,) log-likelihood of frames (J rows) at poses (J, 3, 3)."""
-    total = expected_total(rotation, field.table, field.directions)
-    return photon_term(rotation.float(), lit, field) + fluence_term(total, lit.total, field.shape)
+    return photon_term(rotation.float(), lit, field) + dark_term(rotation, lit.total, field)
 
 
 def pose_slopes(rotation: Tensor, lit: LitPixels, field: ScoredField) -> tuple[Tensor, Tensor, Tensor]:
     """`pose_score` (J,), its gradient (J, 3) and Fisher matrix (J, 3, 3) for exp(ω)·r."""
     value, gradient, fisher = photon_slopes(rotation.float(), lit, field)
-    # the expected total varies slowly: central differences are exact enough and need no second table
+    # what dark pixels cost varies slowly: central differences are exact enough and need no second table
     step = TURN * torch.eye(3, dtype=torch.float64, device=rotation.device)
     omega = torch.cat([torch.zeros_like(step[:1]), step, -step])
     turned = rotate(omega, torch.eye(3, dtype=torch.float64, device=rotation.device))[:, None] @ rotation.double()
-    total = expected_total(turned.flatten(0, 1), field.table, field.directions).view(7, -1)
-    cost = fluence_term(total, lit.total, field.shape)
+    cost = dark_term(turned.flatten(0, 1), lit.total.repeat(7), field).view(7, -1)
     return value + cost[0], gradient + (cost[1:4] - cost[4:]).T / (2 * TURN), fisher
 
 
@@ -235,8 +248,8 @@ def rank(candidate: Tensor, lit: LitPixels, field: ScoredField) -> Tensor:
     x, y, z = (turned + field.edge / 2).to(torch.int64).unbind(-1)  # half a voxel beyond q = 0: truncation rounds
     value = field.log_grid[(z * field.edge + y) * field.edge + x]
     photons = (lit.count[:, None] * value).sum(-1, dtype=torch.float64)
-    total = expected_total(candidate.flatten(0, 1), field.table, field.directions).view_as(photons)
-    return photons + fluence_term(total, lit.total[:, None], field.shape)
+    cost = dark_term(candidate.flatten(0, 1), lit.total.repeat_interleave(candidate.shape[1]), field)
+    return photons + cost.view_as(photons)
 
 
 # -------------------------------------------------------------------------------------------------- refinement

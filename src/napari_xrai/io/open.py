@@ -34,7 +34,10 @@ PIXELS_AT_ONCE = 4_000_000
 """The first look of all takes no longer than this needs."""
 
 
-BACKGROUND_NOTE = "the background in these files is not subtracted: it becomes part of the intensity"
+BACKGROUND_NOTE = (
+    "the background in these files is not used: what is uneven of it is found in the frames, the rest becomes part of "
+    "the intensity"
+)
 
 
 @dataclass(frozen=True)
