@@ -309,11 +309,11 @@ def cross(n: int) -> np.ndarray:
     return mask
 
 
-def floor_deg(detector: Detector, frames: Frames, truth: Truth, background: float, n: int = 500) -> float:
+def floor_deg(detector: Detector, frames: Frames, truth: Truth, case: Case, n: int = 500) -> float:
     """Median error of the likeliest poses given the true volume, searched for like any others."""
     engine = Reconstruction(detector, ReconstructionSettings(), n)
     engine._measure(engine._settle(engine.pixels.sparse(frames.take(slice(0, 2000)))))
-    engine.field, engine.radius = true_field(engine, truth, background), engine.pixels.orient_radius
+    engine.field, engine.radius = true_field(engine, truth, case), engine.pixels.orient_radius
     likelihood, proposers = _finished(engine._prepare("search"))
     photons = engine.pixels.sparse(frames.take(slice(0, n)))
     found = infer_poses(photons, likelihood, proposers, engine.table, 1.0, engine.rng)
@@ -321,16 +321,21 @@ def floor_deg(detector: Detector, frames: Frames, truth: Truth, background: floa
     return float(np.median(error))
 
 
-def true_field(engine: Reconstruction, truth: Truth, background: float) -> VoxelField:
-    """The true intensity, and `background` times as many photons spread evenly, as bright as the frames are."""
-    pixels = engine.pixels
+def true_field(engine: Reconstruction, truth: Truth, case: Case) -> VoxelField:
+    """The true intensity, and what of the case's background is even about the beam, as bright as the frames are."""
+    pixels, background = engine.pixels, case.background
+    uneven = case.uneven[1] if case.uneven else 0.0
+    taken_out = 0.0 if pixels.background is None else pixels.background.light.sum()
     volume = VoxelField(pixels, engine.profile, np.random.default_rng(0))
     axis = (np.arange(pixels.edge) - pixels.edge // 2) * pixels.voxel_size
     z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
     value = np.nan_to_num(sample(truth.intensity, np.stack([x, y, z], -1).reshape(-1, 3)), nan=0.0)
     volume.ratio = (value / np.maximum(volume.profile_grid, 1e-9)).astype(np.float32)
     seen = pixels.response @ np.interp(np.linalg.norm(pixels.q, axis=1), *_radial_mean(volume))
-    volume.ratio *= engine.brightness.sum() / (max(seen, 1e-9) * (1 + background))
+    volume.ratio *= (engine.brightness.sum() + taken_out) / (max(seen, 1e-9) * (1 + background + uneven))
+    if uneven:
+        rest = volume.profile_grid - np.interp(grid_radius(pixels.edge), *_radial_mean(volume))
+        volume.ratio += (np.maximum(rest, 0) / np.maximum(volume.profile_grid, 1e-9)).astype(np.float32)
     even = engine.brightness.sum() * background / (1 + background) / pixels.response.sum()
     volume.ratio += (even / np.maximum(volume.profile_grid, 1e-9)).astype(np.float32)
     return volume
@@ -355,7 +360,7 @@ def reconstruct(name: str, method: str, seed: int, data: Path) -> Run:
     case = CASES[name]
     detector, frames, truth = load(case, name, data, seed)
     as_taken = load_with_poses(case, name, data, seed)[0] if case.off_centre else detector
-    floor = floor_deg(as_taken, frames, truth, case.background)
+    floor = floor_deg(as_taken, frames, truth, case)
     cpu, wall = time.process_time(), time.perf_counter()
     engine = Reconstruction(detector, replace(METHODS[method], seed=seed, symmetry=case.symmetry), len(frames))
     for _ in engine.run(lambda size, start: (frames.take(slice(a, a + size)) for a in range(start, len(frames), size))):
