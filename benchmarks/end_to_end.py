@@ -36,7 +36,6 @@ from torch import Tensor, nn
 from convergence import CASES, METHODS, RADII, load, true_field
 from napari_xrai.core.amortised import FIRST_STEPS, SIGHT, AmortisedPoses
 from napari_xrai.core.encoder import PolarImage, PoseEncoder, expected_ratio, propose
-from napari_xrai.core.evidence import Evidence
 from napari_xrai.core.field import DARKEST, VoxelField, grid_radius
 from napari_xrai.core.frames import Detector, Frames, Volume
 from napari_xrai.core.inference import HALF_TURN
@@ -313,7 +312,7 @@ def merged(
     engine: Reconstruction, photons: SparsePhotons, pose: F32, likelihood: PoseLikelihood, halves: bool
 ) -> F32:  # fmt: skip
     """V/Ī from frames merged at one pose each, or, with `halves`, at both half-turns of it."""
-    evidence = Evidence(engine.pixels, engine.exposure, np.inf, 1)
+    evidence = engine.light.evidence(np.inf)
     total = photons.totals(likelihood.n_pixels)
     every, weight = np.arange(len(photons)), np.full(len(photons), 0.5 if halves else 1.0)
     for sample in (pose, np.ascontiguousarray(pose @ HALF_TURN)) if halves else (pose,):
@@ -343,7 +342,7 @@ def run(name: str, seed: int, methods: list[str], budget: float, data: Path) -> 
             yield from engine_rows(detector, frames, truth, name, seed)
             continue
         engine = fresh(detector, frames, seed)
-        start = true_field(engine, truth, case.background).ratio if method.endswith("truth") else None
+        start = true_field(engine, truth, case).ratio if method.endswith("truth") else None
         rotation, ratio, cpu, note = end_to_end(engine, frames, truth, method, budget, start)
         yield figures(engine, truth, (name, method, seed), rotation, ratio, cpu, note)
 

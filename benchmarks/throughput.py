@@ -126,7 +126,7 @@ class Workload:
         engine = self.engine
         whole = engine._settle(engine.pixels.sparse(frames))
         engine._measure(whole)
-        engine.field, engine.radius = true_field(engine, truth, 0.0), engine.pixels.orient_radius
+        engine.field, engine.radius = true_field(engine, truth, Case("")), engine.pixels.orient_radius
         engine.begun, engine.band_radius = True, engine.radius
         size = backend.batch_size
         n = max(2, min(len(frames), 1000) // size)
@@ -179,7 +179,7 @@ class Workload:
         def refine(batch: SparsePhotons) -> None:
             infer_poses(batch, likelihood, [lambda b: found[id(b)]], engine.table, 1.0, engine.rng)
 
-        evidence = engine.backend.evidence(engine.pixels, engine.exposure, np.inf, engine.settings.threads)
+        evidence = engine.light.evidence(np.inf)
         for batch in self.batches:  # from now on, last poses are known
             tally = engine._merge(batch, likelihood, [lambda b: found[id(b)]], evidence)
         candidates = 2 * (DIRECTIONS_KEPT + 1)
@@ -210,7 +210,7 @@ class Workload:
         laid = self.lit * CANDIDATES_REFINED * SAMPLES_PER_MODE * 2 * LOOK_UP_BYTES
         whole = {}
         for name, proposer in {"search": search, "encoder": amortised.propose}.items():
-            evidence = engine.backend.evidence(engine.pixels, engine.exposure, np.inf, engine.settings.threads)
+            evidence = engine.light.evidence(np.inf)
             cpu, wall = self._each(lambda b, p=proposer, e=evidence: engine._merge(b, likelihood, [p], e))  # type: ignore[misc]
             named = parts[f"{name}: propose"]
             work = named.flop + refined.flop, named.bytes + refined.bytes + laid

@@ -29,6 +29,9 @@ FIRST_BAND = 0.18
 """Times 1/smoothing: the band until it is measured, generous."""
 
 
+LONGEST = 1.5
+"""Times its mean diameter that a particle may be long: what its diffraction varies by has no wider band."""
+
 ROUGHEST = 0.13
 """ln of what look-ups find over what voxels hold, rms over photons, beyond which look-ups are not fitted: peaks
 narrower than voxels can follow would draw frames, and grow with each pass."""
@@ -117,22 +120,31 @@ class IntensityField(ABC):
         photons, exposure = friedel_sum(photons), np.maximum(friedel_sum(exposure), 0)
         return self._filtered(self._cube(photons), self._cube(exposure), self.band).reshape(-1)
 
-    def choose_band(self, photons: list[F32], exposure: list[F32], radius: float) -> Iterator[None]:
+    def choose_band(
+        self, photons: list[F32], exposure: list[F32], radius: float, diameter: float = np.inf
+    ) -> Iterator[None]:  # fmt: skip
         """Set `band` so that each half's estimate explains the other half's photons best; yields between trials.
+
+        Halves share poses, and frames turn towards the noise of the field that they were found under: so both halves
+        have it, and alone they would choose a band that lets it through, and deepen it. No band is tried that only a
+        particle much longer than its mean diameter would need.
 
         Parameters
         ----------
         photons, exposure : list of two (edge³) float32
         radius : float
             The outer half of this sphere counts, voxels: beside the centre nothing is band-limited.
+        diameter : float
+            Of the particle, 1/voxel.
         """
+        tried = [band for band in BANDS if band <= max(LONGEST * diameter, BANDS[0])]
         cut = slice(max(0, self.edge // 2 - int(radius) - MARGIN), self.edge // 2 + int(radius) + MARGIN + 1)
         far = np.abs(self._cube(grid_radius(self.edge))[cut, cut, cut] / radius - 0.75) < 0.25
         photons = [self._cube(friedel_sum(grid))[cut, cut, cut] for grid in photons]
         exposure = [np.maximum(self._cube(friedel_sum(grid))[cut, cut, cut], 0) for grid in exposure]
-        near = BANDS.index(self.band) if self.band in BANDS else None
+        near = tried.index(self.band) if self.band in tried else None
         best = -np.inf
-        for band in BANDS if near is None else BANDS[max(0, near - 1) : near + 2]:
+        for band in tried if near is None else tried[max(0, near - 1) : near + 2]:
             value = 0.0
             for mine, other in ((0, 1), (1, 0)):
                 ratio = np.maximum(self._filtered(photons[mine], exposure[mine], band)[far], DARKEST)

@@ -226,7 +226,7 @@ class OnlineReconstruction(Reconstruction):
 
     def _new_block(self) -> Growing:
         reach = self.radius + MARCHES * MARCH * self.speckle.size + NEIGHBOURS
-        return Growing(self._new_evidence(reach), [], np.zeros(8))
+        return Growing(self.light.evidence(reach), [], np.zeros(8))
 
     def _is_full(self, block: Growing) -> bool:
         """Whether it is time for an update: not so often that frames would have to wait for it."""

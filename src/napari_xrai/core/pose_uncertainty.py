@@ -1,24 +1,24 @@
 """How far a pose may be from the truth: a 68 % radius for every frame, calibrated on the frames themselves.
 
-The Fisher matrix of a frame under a noisy, blurred field is no measure of its error. Let v be the field, v* the truth,
-t and t* their gradients along rotations. At the truth the score of a frame has variance B = Σ K t tᵀ; when the pose
-moves, the score's mean moves by A = Σ K t t*ᵀ. So poses scatter about the truth by
+The Fisher matrix F of a frame under a noisy field is no measure of its error: noise makes a field steeper than the
+truth is, and likelihoods sharper than errors. So poses scatter about the truth by
 
-    C = ν² κ² A⁻¹ B A⁻¹                                (White 1982, Econometrica 50, 1, for a model that is not true)
+    C = ν² κ² s F⁻¹
 
-- A: noise in t does not correlate with t*, and the blur does not hide from the photons' own contrast. So A = Σ K a t tᵀ
-  with, shell by shell, a = ⟨t₀ · t₁⟩ / (H ⟨t' · t'⟩) · ⟨t · t'⟩ / ⟨t · t⟩: t₀ and t₁ of the half-set fields, whose
-  noise is independent, H as in `contrast`; t' of the field itself, t of what is scored, with its overshoot (`field`).
-  Halves are filtered exactly as the field is: filtered for their own, fewer photons they are blurred more, a comes out
-  too small, and radii too large where photons are few.
+- ν²: the field v is to a noisier one as the truth is to v. Frames drawn from v, at poses as found, have a known truth.
+  They are found under v + α (v₀ − v₁)/2, with v₀ and v₁ of the half-sets: noise once more, as much and of the same
+  kind. ν is the factor by which the radii that their Fisher matrices state must grow to hold 68 % of them (parametric
+  bootstrap; Efron 1985, Biometrika 72, 45). It also has what a likelihood is not quadratic by: voxels are rough.
+- α: both half-sets were merged at poses found under their mean, and frames turn towards its noise. So noise comes back,
+  pass by pass, and halves have that part of it in common. An EM iteration keeps the part of an error that is missing
+  information, m: α = 1 + m + m² + … = 1/(1 − m). The posterior's samples tell it: m is the variance over them of the
+  slope of log L along the noise, over log L's curvature along it (Louis 1982, J. R. Stat. Soc. B 44, 226).
 - κ²: what is wrong with v stays wrong over a whole speckle, so residuals of neighbouring pixels go together. Scores
   summed over patches larger than a speckle scatter by κ² more than photons alone make them (cluster-robust variance;
   Liang & Zeger 1986, Biometrika 73, 13), measured on a few hundred frames.
-- ν: a likelihood is not quadratic within an error. Voxels, and the table of expected totals, make it rough: the more
-  so, the less photons leave open. Frames drawn from the field, at poses as found, have a known truth: ν is the factor
-  by which the radii that their Fisher matrices state must grow to hold 68 % of them (parametric bootstrap; Efron 1985,
-  Biometrika 72, 45). How an intensity runs between voxels nobody knows: half of them are drawn from v, half from ln v,
-  trilinear, though it is always ln v that scores them.
+- s: a frame's own photons have raised the field where they lie; at a peak of their own making they see no slope. So the
+  F of a merged frame, Σ K t tᵀ, is less than the field expects of photons, Σ λ t tᵀ, by a factor s. Drawn frames, which
+  no field has merged, tell what that ratio is without: s is that of merged frames over that of drawn ones.
 What frames of one region have in common, a warp of the map, is no part of it: the loop heals most of it (`pose_drift`).
 None of these needs the truth, and none is a constant chosen on one data set.
 """
@@ -26,7 +26,7 @@ None of these needs the truth, and none is a constant chosen on one data set.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -34,15 +34,21 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.special import gammaincinv
 
-from .contrast import FEWEST_PHOTONS, SHELLS_TOGETHER, Contrast, common_contrast, half_ratios, response
+from . import drawn_frames
+from .contrast import FEWEST_PHOTONS, Contrast, common_contrast, half_ratios, response
+from .drawn_frames import draw_frames, look
 from .field import DARKEST, IntensityField, friedel_sum
-from .kernels import gather
+from .light_tables import Tables
 from .likelihood import PoseLikelihood
 from .pixels import Pixels, SparsePhotons
 from .rotations import RZ_PI, exp_map, geodesic_angle
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+Tabulating = Callable[[F32, F32 | None], Generator[None, None, Tables]]
+"""`LightTables.of`, within the radius."""
+Scoring = Callable[[F32, Tables], PoseLikelihood]
+"""`LightTables.likelihood`, within the radius."""
 
 LEVEL = 0.68
 PRIOR = 1.0
@@ -55,12 +61,48 @@ FRAMES_TESTED = 400
 """Frames whose residuals are looked at, and at whose poses frames are drawn."""
 
 DRAWS = 4
-"""Frames drawn at each of these poses, an even number: they make ν² known to 4 %."""
+"""Frames drawn at each of these poses: they make ν² known to 4 %."""
+
+SAMPLES = 4
+"""Of the posterior of each frame tested, for the missing information."""
+
+MOST_MISSING = 0.75
+"""Part of the information that is believed to be missing at most: where more is, the field is noise."""
 
 FURTHEST = np.pi / 2
 """No pose is further from another than this, modulo Rz(π), in more than a few cases: radii end here."""
 
 _njit: Any = njit(nogil=True, fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy", cache=True)
+
+
+class NoisierField:
+    """Likelihoods under the field that is scored, with more of its noise.
+
+    Parameters
+    ----------
+    scoring : Scoring
+    scored, noise : (edge³) float32
+        The ratio that photons are scored against, and half the difference of the half-sets.
+    tables : two of Tables
+        Of the field as it is, and with its noise once more.
+    """
+
+    def __init__(self, scoring: Scoring, scored: F32, noise: F32, tables: tuple[Tables, Tables]) -> None:
+        self.scoring, self.scored, self.noise, self.tables = scoring, scored, noise, tables
+
+    def __call__(self, amount: float) -> PoseLikelihood:
+        """The likelihood with `amount` times the noise added; what tables hold is as good as linear in it."""
+        (photons, light), (more_photons, more_light) = self.tables
+        step = np.float32(amount)
+        added = None if light is None or more_light is None else light + step * (more_light - light)
+        return self.scoring(
+            noisier(self.scored, self.noise, amount), (photons + step * (more_photons - photons), added)
+        )
+
+
+def noisier(scored: F32, noise: F32, amount: float) -> F32:
+    """(edge³) log ratio with `amount` times the noise added."""
+    return np.log(np.maximum(scored + np.float32(amount) * noise, np.float32(DARKEST)))
 
 
 class PoseUncertainty:
@@ -73,8 +115,9 @@ class PoseUncertainty:
         Mean photons per frame and pixel of a structureless particle.
     log_grid : (edge³) float32
         log ratio that poses are found under.
-    whole, halves : (edge³) float32, two of (edge³) float32
-        log ratio of the field itself, and of the half-set fields.
+    ratio : (edge³) float32
+        The field itself.
+    noisier_field : NoisierField
     response : (S,) float64
         H by shell, from `contrast.response`.
     radius : float
@@ -84,19 +127,19 @@ class PoseUncertainty:
     """
 
     def __init__(
-        self, pixels: Pixels, brightness: F32, log_grid: F32, whole: F32, halves: tuple[F32, F32], response: F64,
+        self, pixels: Pixels, brightness: F32, log_grid: F32, ratio: F32, noisier_field: NoisierField, response: F64,
         radius: float, speckle: float,
     ) -> None:  # fmt: skip
         self.pixels, self.brightness, self.log_grid = pixels, brightness, log_grid
-        self.whole, self.halves = whole, halves
+        self.ratio, self.noisier_field = ratio, noisier_field
         self.n_pixels, self.response = pixels.within(radius), response
         self.light = np.zeros_like(brightness) if pixels.background is None else pixels.background.light
         shell = np.rint(np.linalg.norm(pixels.q, axis=1)).astype(np.int64)
         self.shell = np.asarray(np.minimum(shell, len(response) - 1), np.int64)
         self.patch = patches(pixels, self.n_pixels, PATCH * speckle)
-        self._slopes = np.zeros((4, len(pixels.q)))
         self._tested = 0
-        self._scatter = np.zeros(2)
+        self._scatter, self._missing = np.zeros(2), np.zeros(2)
+        self._merged, self._drawn = np.zeros(2), np.zeros(2)
         self._beyond: F64 = np.zeros(0)
         self._rng = np.random.default_rng(0)  # its own: weighing poses changes none
 
@@ -113,11 +156,25 @@ class PoseUncertainty:
         return float(max(1.0, found / expected)) if expected > 0 else 1.0
 
     @property
-    def nonlinearity(self) -> float:
+    def bootstrap(self) -> float:
         """ν²: of drawn frames, the error over the radius that Fisher information states, squared; 68 % have less."""
         return float(max(1.0, np.quantile(self._beyond, LEVEL) ** 2)) if len(self._beyond) else 1.0
 
-    def test(self, likelihood: PoseLikelihood, photons: SparsePhotons, rotation: F32, fluence: F64) -> None:
+    @property
+    def missing(self) -> float:
+        """m: part of what frames would say of the field's noise, were their poses known, that they do not."""
+        spread, curvature = self._missing
+        return float(np.clip(spread / curvature, 0, MOST_MISSING)) if curvature > 0 else 0.0
+
+    @property
+    def self_evidence(self) -> float:
+        """s: the Fisher information of frames that the field has merged, over that of frames it has not; at most 1."""
+        (own, expected), (fresh, fresh_expected) = self._merged, self._drawn
+        return float(min(1.0, own / expected * fresh_expected / fresh)) if expected * fresh > 0 else 1.0
+
+    def test(
+        self, likelihood: PoseLikelihood, photons: SparsePhotons, rotation: F32, fisher: F64, fluence: F64
+    ) -> None:  # fmt: skip
         """Look at some frames until enough were seen: at their residuals, and at how well frames like them are found.
 
         Parameters
@@ -128,26 +185,19 @@ class PoseUncertainty:
             N frames.
         rotation : (N, 3, 3) float32
             Their poses.
+        fisher : (N, 3, 3) float64
+            As from refinement.
         fluence : (N,) float64
         """
         n = min(len(photons), FRAMES_TESTED - self._tested)
         if n <= 0:
             return
         few, pose = photons.take(np.arange(n)), np.ascontiguousarray(rotation[:n], np.float32)
-        self._look_at_slopes(few, pose)
         self._scatter += self._patch_scatter(few, pose, fluence[:n])
-        drawn, truth = self.draw(pose, fluence[:n]), np.repeat(pose, DRAWS, 0)
-        end, fisher, _ = likelihood.refine(drawn, self._beside(drawn, truth)[:, None])
-        self._beyond = np.append(self._beyond, _strayed(end[:, 0], truth, fisher[:, 0]))
+        self._missing += self._missing_information(likelihood, few, pose, fisher[:n])
+        self._merged += self._information(few, pose, fluence[:n])
+        self._find_again(likelihood, pose, fisher[:n], fluence[:n])
         self._tested += n
-
-    def _look_at_slopes(self, few: SparsePhotons, rotation: F32) -> None:
-        gradient_products(
-            rotation, few.start[:-1], few.stops(self.n_pixels), self.pixels.q, few.pixel,
-            few.count * np.square(self.pixels.share[few.pixel]),
-            self.log_grid, self.whole, *self.halves, self.pixels.edge, self._slopes,
-        )  # fmt: skip
-        self.believed = self._belief()
 
     def _patch_scatter(self, few: SparsePhotons, rotation: F32, fluence: F64) -> F64:
         """(2,) squared scores of patches, in units of the pose's Fisher information: found, and expected of photons."""
@@ -163,67 +213,61 @@ class PoseUncertainty:
         found = np.einsum("nbi,nij,nbj->", score, inverse, score)
         return np.array([found, np.einsum("nbij,nji->", free, inverse)])
 
-    def _beside(self, photons: SparsePhotons, rotation: F32) -> F32:
-        """(N, 3, 3) poses as far from these as photons leave open, at random."""
-        inverse = np.linalg.inv(self._fisher(photons, rotation, np.ones_like(self.brightness)) + PRIOR * np.eye(3))
-        aside = np.linalg.cholesky(inverse) @ self._rng.normal(size=(len(rotation), 3, 1))
-        return np.asarray(exp_map(aside[:, :, 0]) @ rotation, np.float32)
-
-    def draw(self, rotation: F32, fluence: F64) -> SparsePhotons:
-        """`DRAWS` frames at each of (N, 3, 3) poses, of fluence (N,), on the pixels that are scored: every second one
-        from v trilinear between voxels, the others from ln v trilinear.
-        """
-        q, brightness, light = (x[: self.n_pixels] for x in (self.pixels.q, self.brightness, self.light))
-        ratio, log_ratio = np.empty((2, 1, self.n_pixels), np.float32)
-        field = np.exp(self.log_grid)
-        lit = []
-        for j, f in enumerate(fluence):
-            gather(rotation[j : j + 1], q, field, self.pixels.edge, ratio)
-            gather(rotation[j : j + 1], q, self.log_grid, self.pixels.edge, log_ratio)
-            rates = [np.maximum(f * brightness * v[0] + light, 0) for v in (ratio, np.exp(log_ratio))]
-            for below in [np.cumsum(rate, dtype=np.float64) for rate in rates] * (DRAWS // 2):
-                at = np.searchsorted(below, below[-1] * self._rng.random(self._rng.poisson(below[-1])), side="right")
-                lit.append(np.unique(np.minimum(at, self.n_pixels - 1), return_counts=True))
-        return SparsePhotons(
-            start=np.cumsum([0, *(len(pixel) for pixel, _ in lit)]),
-            pixel=np.concatenate([pixel for pixel, _ in lit]).astype(np.int32),
-            count=np.concatenate([count for _, count in lit]).astype(np.float32),
-            index=np.arange(len(lit)),
+    def _missing_information(
+        self, likelihood: PoseLikelihood, few: SparsePhotons, rotation: F32, fisher: F64
+    ) -> F64:  # fmt: skip
+        """(2,) variance over the posterior of log L's slope along the field's noise, and its curvature along it."""
+        normal = self._rng.normal(size=(len(few), 1, SAMPLES, 3))
+        sample, weight = likelihood.sample(few, rotation[:, None], fisher[:, None], 1.0, normal)
+        less, now, more = (
+            scored.score(few, sample) for scored in (self.noisier_field(-1.0), likelihood, self.noisier_field(1.0))
         )
+        slope = (more - less) / 2
+        spread = weight * np.square(slope - (weight * slope).sum(1, keepdims=True))
+        unbiased = len(few) / max(float((1 - np.square(weight).sum(1)).sum()), 1e-9)
+        return np.array([spread.sum() * unbiased, (weight * (2 * now - more - less)).sum()])
 
-    def _fisher(self, photons: SparsePhotons, rotation: F32, weight: F32) -> F64:
-        """(N, 3, 3) Σ weight s² K t tᵀ at poses (N, 3, 3), `weight` (U,), s the share that photons count by."""
-        out = np.zeros((len(photons), 3, 3))
-        weighted_fisher(
-            np.ascontiguousarray(rotation, np.float32), photons.start[:-1], photons.stops(self.n_pixels), self.pixels.q,
-            photons.pixel, photons.count, weight * np.square(self.pixels.share), self.log_grid, self.pixels.edge, out,
+    def _information(self, few: SparsePhotons, rotation: F32, fluence: F64) -> F64:
+        """(2,) Σ K t·t of the frames' photons, and Σ λ t·t of those expected."""
+        out = np.zeros(2)
+        information(
+            rotation, few.dense(self.n_pixels), fluence, self.pixels.q, self.brightness, self.light, self.pixels.share,
+            self.log_grid, self.pixels.edge, out,
         )  # fmt: skip
         return out
 
-    def _belief(self) -> F32:
-        """(U,) a for each pixel."""
-        window = np.ones(2 * SHELLS_TOGETHER + 1)
-        sums = (np.bincount(self.shell, part, len(self.response)) for part in self._slopes)
-        common, whole, along, scored = (np.convolve(part, window, "same") for part in sums)
-        ratio = np.clip(common * along / np.maximum(whole * scored, 1e-30), 0, 1) / self.response
-        return np.asarray(ratio[self.shell], np.float32)
+    def _find_again(self, likelihood: PoseLikelihood, pose: F32, fisher: F64, fluence: F64) -> None:
+        """Draw frames from the field, find them under one that is noisier, and note how far off they are; and under
+        the field itself, how steep they see it.
+        """
+        noisier_likelihood = self.noisier_field(1 / (1 - self.missing))
+        drawn = draw_frames(self.pixels, self.brightness, self.n_pixels, self.ratio, pose, fluence, DRAWS, self._rng)
+        truth = np.repeat(pose, DRAWS, 0)
+        aside = np.repeat(np.linalg.cholesky(np.linalg.inv(fisher + PRIOR * np.eye(3))), DRAWS, 0)
+        step = (aside @ self._rng.normal(size=(len(truth), 3, 1)))[:, :, 0]
+        start = np.asarray(exp_map(step) @ truth, np.float32)  # from beside: the nearest maximum may be too near
+        end, stated, _ = noisier_likelihood.refine(drawn, start[:, None])
+        self._beyond = np.append(self._beyond, strayed(end[:, 0], truth, stated[:, 0]))
+        some = np.arange(0, len(truth), DRAWS)
+        fresh = drawn.take(some)
+        found, _, _ = likelihood.refine(fresh, start[some, None])
+        self._drawn += self._information(fresh, np.ascontiguousarray(found[:, 0]), fluence)
 
-    def covariance(self, photons: SparsePhotons, rotation: F32, fisher: F64) -> F64:
+    def covariance(self, fisher: F64) -> F64:
         """(N, 3, 3) of the rotation vector ω in exp(ω)·rotation, rad²; `fisher` (N, 3, 3) as from refinement."""
-        inverse = np.linalg.inv(self._fisher(photons, rotation, self.believed) + PRIOR * np.eye(3))
-        scatter = inverse @ (self.misfit * fisher + PRIOR * np.eye(3)) @ inverse
-        return np.asarray(self.nonlinearity * scatter)
+        widening = self.bootstrap * self.misfit * self.self_evidence
+        return np.asarray(widening * np.linalg.inv(fisher + PRIOR * np.eye(3)))
 
-    def radius_deg(self, photons: SparsePhotons, rotation: F32, fisher: F64, confidence: F64) -> F64:
+    def radius_deg(self, fisher: F64, confidence: F64) -> F64:
         """(N,) geodesic radius in degrees about each pose that holds the truth with probability 0.68, modulo Rz(π).
 
-        `confidence` (N,) is the probability that the pose's mode is the right one: where it is not, the truth is
-        elsewhere, and the radius must make up for it.
+        `fisher` (N, 3, 3) is as from refinement. `confidence` (N,) is the probability that the pose's mode is the right
+        one: where it is not, the truth is elsewhere, and the radius must make up for it.
         """
-        return radius_of(self.covariance(photons, rotation, fisher), confidence)
+        return radius_of(self.covariance(fisher), confidence)
 
 
-def _strayed(end: F32, truth: F32, fisher: F64) -> F64:
+def strayed(end: F32, truth: F32, fisher: F64) -> F64:
     """(N,) error of poses (N, 3, 3) over the 68 % radius that their Fisher matrices state."""
     error = np.minimum(geodesic_angle(end, truth), geodesic_angle(end @ RZ_PI, truth))
     stated = radius_of(np.asarray(np.linalg.inv(fisher + PRIOR * np.eye(3))), np.ones(len(truth)))
@@ -231,35 +275,35 @@ def _strayed(end: F32, truth: F32, fisher: F64) -> F64:
 
 
 def measure_uncertainty(
-    field: IntensityField, photons: list[F32], exposure: list[F32], contrast: Contrast, pixels: Pixels,
-    brightness: F32, radius: float, speckle: float,
-) -> PoseUncertainty:  # fmt: skip
-    """What poses found under `field` are worth, from the evidence of both halves and the photons' own contrast.
+    field: IntensityField, photons: list[F32], exposed: list[F32], contrast: Contrast, pixels: Pixels, brightness: F32,
+    tables: Tables, tabulating: Tabulating, scoring: Scoring, radius: float, speckle: float,
+) -> Generator[None, None, PoseUncertainty]:  # fmt: skip
+    """Return what poses found under `field` are worth; yields between steps of work.
 
     Parameters
     ----------
     field : IntensityField
-    photons, exposure : two of (edge³) float32
+    photons, exposed : two of (edge³) float32
         The half-sets behind it.
     contrast : Contrast
         From `photon_contrast`, for fluences as they are.
     pixels, brightness, radius, speckle
         As in `PoseUncertainty`.
+    tables : Tables
+        Of the field.
+    tabulating : Tabulating
+    scoring : Scoring
     """
-    one, other = half_ratios(field, photons, exposure)
-    seen = np.minimum(*(friedel_sum(e) for e in exposure)) > FEWEST_PHOTONS
-    common = common_contrast((one, other), seen, field.edge)
-    whole, *logs = [np.log(np.maximum(ratio, DARKEST)) for ratio in (field.ratio, one, other)]
-    return PoseUncertainty(
-        pixels,
-        brightness,
-        field.log_grid(),
-        whole,
-        (logs[0], logs[1]),
-        response(contrast, common),
-        radius,
-        speckle,
-    )
+    one, other = half_ratios(field, photons, exposed)
+    yield
+    seen = np.minimum(*(friedel_sum(e) for e in exposed)) > FEWEST_PHOTONS
+    kept = response(contrast, common_contrast((one, other), seen, field.edge))
+    log_grid = field.log_grid()
+    scored, noise = np.asarray(np.exp(log_grid), np.float32), np.asarray((one - other) / 2, np.float32)
+    more = noisier(scored, noise, 1.0)
+    with_more = yield from tabulating(more, np.exp(more) if field.overshoot is None else None)
+    noisier_field = NoisierField(scoring, scored, noise, (tables, with_more))
+    return PoseUncertainty(pixels, brightness, log_grid, field.ratio, noisier_field, kept, radius, speckle)
 
 
 def radius_of(covariance: F64, confidence: F64) -> F64:
@@ -285,72 +329,13 @@ def patches(pixels: Pixels, n_pixels: int, side: float) -> NDArray[np.int64]:
 
 
 @_njit
-def _look(r, q, grid, n, t):  # type: ignore[no-untyped-def]
-    """Trilinear value of the grid at r q; t = its gradient along rotations, (r q) × ∇."""
-    half, n2 = (n - 1) * 0.5, n * n
-    sx = r[0, 0] * q[0] + r[0, 1] * q[1] + r[0, 2] * q[2]
-    sy = r[1, 0] * q[0] + r[1, 1] * q[1] + r[1, 2] * q[2]
-    sz = r[2, 0] * q[0] + r[2, 1] * q[1] + r[2, 2] * q[2]
-    x, y, z = sx + half, sy + half, sz + half
-    ix, iy, iz = int(x), int(y), int(z)
-    fx, fy, fz = x - ix, y - iy, z - iz
-    b = (iz * n + iy) * n + ix
-    d00, d01 = grid[b + 1] - grid[b], grid[b + n + 1] - grid[b + n]
-    v00, v01 = grid[b] + d00 * fx, grid[b + n] + d01 * fx
-    b += n2
-    d10, d11 = grid[b + 1] - grid[b], grid[b + n + 1] - grid[b + n]
-    v10, v11 = grid[b] + d10 * fx, grid[b + n] + d11 * fx
-    low, high = v00 + (v01 - v00) * fy, v10 + (v11 - v10) * fy
-    gz = high - low
-    gy = (v01 - v00) + ((v11 - v10) - (v01 - v00)) * fz
-    dl, dh = d00 + (d01 - d00) * fy, d10 + (d11 - d10) * fy
-    gx = dl + (dh - dl) * fz
-    t[0], t[1], t[2] = sy * gz - sz * gy, sz * gx - sx * gz, sx * gy - sy * gx
-    return low + (high - low) * fz
-
-
-@_njit
-def weighted_fisher(rotation, start, stop, q, pixel, count, weight, grid, n, out):  # type: ignore[no-untyped-def]
-    """out[f] += Σ weight k t tᵀ over a frame's photons."""
-    t = np.zeros(3)
-    for f in range(len(rotation)):
-        for i in range(start[f], stop[f]):
-            p = pixel[i]
-            _look(rotation[f], q[p], grid, n, t)
-            w = count[i] * weight[p]
-            for u in range(3):
-                for v in range(3):
-                    out[f, u, v] += w * t[u] * t[v]
-
-
-@_njit
-def gradient_products(rotation, start, stop, q, pixel, count, scored, whole, one, other, n, out):  # type: ignore[no-untyped-def]
-    """Over all frames' photons, by pixel: out[0] += k t₁·t₂ of two half-set log grids, out[1] += k t'·t' of the whole,
-    out[2] += k t·t' and out[3] += k t·t of the one that is scored.
-    """
-    t, w, a, b = np.zeros(3), np.zeros(3), np.zeros(3), np.zeros(3)
-    for f in range(len(rotation)):
-        for i in range(start[f], stop[f]):
-            p = pixel[i]
-            _look(rotation[f], q[p], scored, n, t)
-            _look(rotation[f], q[p], whole, n, w)
-            _look(rotation[f], q[p], one, n, a)
-            _look(rotation[f], q[p], other, n, b)
-            for u in range(3):
-                out[0, p] += count[i] * a[u] * b[u]
-                out[1, p] += count[i] * w[u] * w[u]
-                out[2, p] += count[i] * t[u] * w[u]
-                out[3, p] += count[i] * t[u] * t[u]
-
-
-@_njit
 def patch_scores(rotation, counts, fluence, q, brightness, light, share, patch, grid, n, score, fisher):  # type: ignore[no-untyped-def]
     """score[f, b] += Σ s (k − d − f w v) t over a patch's pixels, lit or not; fisher[f, b] += Σ s² k t tᵀ."""
     t = np.zeros(3)
     for f in range(len(rotation)):
         for p in range(counts.shape[1]):
             k = counts[f, p]
-            expected = fluence[f] * brightness[p] * math.exp(_look(rotation[f], q[p], grid, n, t))
+            expected = fluence[f] * brightness[p] * math.exp(look(rotation[f], q[p], grid, n, t))
             s = share[p]
             for u in range(3):
                 score[f, patch[p], u] += s * (k - light[p] - expected) * t[u]
@@ -359,18 +344,27 @@ def patch_scores(rotation, counts, fluence, q, brightness, light, share, patch, 
                         fisher[f, patch[p], u, v] += s * s * k * t[u] * t[v]
 
 
+@_njit
+def information(rotation, counts, fluence, q, brightness, light, share, grid, n, out):  # type: ignore[no-untyped-def]
+    """out[0] += Σ s² k t·t over pixels, and out[1] += Σ s² (f w v + d) t·t."""
+    t = np.zeros(3)
+    for f in range(len(rotation)):
+        for p in range(counts.shape[1]):
+            expected = fluence[f] * brightness[p] * math.exp(look(rotation[f], q[p], grid, n, t))
+            square = share[p] * share[p] * (t[0] * t[0] + t[1] * t[1] + t[2] * t[2])
+            out[0] += counts[f, p] * square
+            out[1] += (expected + light[p]) * square
+
+
 def compile_kernels() -> Iterator[None]:
     """Compile the kernels, or load them from numba's cache; yields after each."""
     edge = 5
     rotation, point = np.eye(3, dtype=np.float32)[None], np.zeros((1, 3), np.float32)
-    grid = np.zeros(edge**3, np.float32)
-    one, zero = np.ones(1, np.float32), np.zeros(1, np.int64)
-    photons = (zero, zero + 1, point, np.zeros(1, np.int32), one)
-    weighted_fisher(rotation, *photons, one, grid, edge, np.zeros((1, 3, 3)))
-    gradient_products(rotation, *photons, grid, grid, grid, grid, edge, np.zeros((4, 1)))
+    one, patch, grid = np.ones(1, np.float32), np.zeros(1, np.int64), np.zeros(edge**3, np.float32)
+    frame = (rotation, one[None], np.ones(1), point, one, one, one)
+    patch_scores(*frame, patch, grid, edge, np.zeros((1, 1, 3)), np.zeros((1, 1, 3, 3)))
     yield
-    patch_scores(
-        rotation, one[None], np.ones(1), point, one, one, one, zero, grid, edge,
-        np.zeros((1, 1, 3)), np.zeros((1, 1, 3, 3)),
-    )  # fmt: skip
+    information(*frame, grid, edge, np.zeros(2))
+    yield
+    drawn_frames.compile_kernels()
     yield

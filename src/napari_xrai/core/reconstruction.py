@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from .frame_table import FrameTable
 from .frames import Detector, Frames, Progress, Snapshot, Verdict, Volume
 from .inference import Proposer, by_search, infer_poses, same_mode
 from .junk import Law
+from .light_tables import LightTables
 from .likelihood import PoseLikelihood, gamma_shape
 from .pixels import SparsePhotons, pixels_of
 from .pose_drift import PoseDrift
@@ -195,6 +197,7 @@ class Reconstruction:
             self.fluence_shape = given.get(self.settings.fluence, self.speckle.fluence_shape)
         self._lay_out()
         unit, particle = pixels.voxel_size, measure_size(pixels, reservoir, self.speckle)
+        self.diameter = max(particle.diameter, self.speckle.diameter)
         length = "Å" if pixels.units == "1/angstrom" else "/voxel"
         self.facts.update({
             "diameter": f"{particle.diameter / unit:.3g} {length}, from the {particle.source}",
@@ -212,10 +215,7 @@ class Reconstruction:
         self.used_geometry = used_geometry(self.detector, self.pixels, self.beam or Beam())
         pixels, size = self.pixels, self.speckle.size
         self.brightness = (pixels.response * self.profile(np.linalg.norm(pixels.q, axis=1))).astype(np.float32)
-        self.counting, self.light = self.brightness * pixels.share, None
-        self.exposure = self.backend.exposure_table(pixels, self.counting)
-        if (background := pixels.background) is not None:
-            self.light = self.backend.exposure_table(pixels, background.light * background.share)
+        self.light = LightTables(self.backend, pixels, self.brightness, self.settings.threads)
         self.gate = self.backend.junk_gate(pixels, self.brightness, size, self.junk_law)
         self.flattening: F32 | None = None
         self.amortised = AmortisedPoses(pixels, self.brightness, size, self.fluence_shape, self.backend.device)
@@ -234,7 +234,7 @@ class Reconstruction:
             self.phase, self.radius, self.carried = f"start {starts.made + 1}", self.start_radius, None
             span, base = SHARE_OF_STARTS / 2 * (starts.made < 2), SHARE_OF_STARTS / 2 * min(starts.made, 2)
             for share in bootstrap(
-                self.field, self.pixels, self.counting, reservoir, self.start_radius, self.speckle.diameter,
+                self.field, self.pixels, self.light.brightness, reservoir, self.start_radius, self.speckle.diameter,
                 self.fluence_shape, rng, self.settings.threads, self.orbit, self.backend,
             ):  # fmt: skip
                 self.fraction = base + span * share * 0.6
@@ -268,7 +268,7 @@ class Reconstruction:
         """See every frame once: infer its pose, merge it; update the field at the end (often, on long streams)."""
         pixels, previous, before = self.pixels, self.carried, self.radius
         reach = before + MARCH * self.speckle.size + NEIGHBOURS  # as far as the next update may look
-        evidence = self._new_evidence(reach)
+        evidence = self.light.evidence(reach)
         done, fresh, tally = 0, 0, np.zeros(8)
         likelihood, proposers = yield from self._prepare(proposals)
         for photons in stream:
@@ -283,30 +283,19 @@ class Reconstruction:
         yield from self._update(evidence, None, 0.0, tally)
         self.drift.settle(max(1, round(n_frames / FRAMES_PER_UPDATE)), before < self.radius == pixels.orient_radius)
 
-    def _new_evidence(self, radius: float) -> Evidence:
-        """None yet, of orienting pixels within `radius` voxels of the beam."""
-        return self.backend.evidence(self.pixels, self.exposure, radius, self.settings.threads, self.light)
-
     def _prepare(self, proposals: str) -> Generator[Progress, None, tuple[PoseLikelihood, list[Proposer]]]:
         """The likelihood under the present field and resolution, and who proposes poses."""
         field, threads = self.field, self.settings.threads
         assert field is not None
-        log_grid, fitted = field.log_grid(), field.overshoot is not None
-        making = self.exposure.totals(log_grid if fitted else field.ratio, field.edge, self.radius, threads, fitted)
-        table = yield from self._with_progress(making)
-        light = None
-        if self.light is not None:  # linear in log V, as photons are
-            added = yield from self._with_progress(self.light.totals(log_grid, field.edge, self.radius, threads))
-            light = self.light.fine.table(added)
-        likelihood = self.backend.likelihood(
-            self.pixels, self.counting, self.exposure, log_grid, table,
-            self.radius, self.fluence_shape, threads, light,
-        )  # fmt: skip
+        log_grid, radius = field.log_grid(), self.radius
+        ratio = field.ratio if field.overshoot is None else None
+        tables = yield from self._with_progress(self.light.of(log_grid, ratio, radius))
+        scoring = partial(self.light.likelihood, radius=radius, fluence_shape=self.fluence_shape)
         proposers: list[Proposer] = []
         if proposals in ("search", "both"):
-            radius = max(min(SEARCH_RADIUS * self.speckle.size, self.radius), self.start_radius)
+            near = max(min(SEARCH_RADIUS * self.speckle.size, radius), self.start_radius)
             sampling = SEARCH_SAMPLING * self.speckle.diameter
-            search = PolarSearch(self.pixels, self.counting, radius, sampling, self.group, self.backend)
+            search = PolarSearch(self.pixels, self.light.brightness, near, sampling, self.group, self.backend)
             search.set_field(field.ratio, field.edge, self.fluence_shape, self.rng, DARKEST, threads)
             proposers.append(by_search(search, threads))
         if proposals in ("encoder", "both"):
@@ -314,12 +303,12 @@ class Reconstruction:
             proposers.append(self.amortised.propose)
         self.uncertainty = None
         if self.weighing and self.carried is not None:
-            self.uncertainty = measure_uncertainty(
-                field, *self.carried, self.contrast.with_fluence(self.fluence_shape), self.pixels,
-                self.brightness, self.radius, self.speckle.size,
-            )  # fmt: skip
+            self.uncertainty = yield from self._with_progress(measure_uncertainty(
+                field, *self.carried, self.contrast.with_fluence(self.fluence_shape), self.pixels, self.brightness,
+                tables, partial(self.light.of, radius=radius), scoring, radius, self.speckle.size,
+            ))  # fmt: skip
             self.contrast_kept = self.uncertainty.contrast_kept
-        return likelihood, proposers
+        return scoring(log_grid, tables), proposers
 
     def _with_progress(self, work: Iterator[None]) -> Generator[Progress, None, Any]:
         """Run work that yields nothing of interest, yielding the present progress instead."""
@@ -356,10 +345,9 @@ class Reconstruction:
         self.table.put(photons.index, found.rotation, fluence, gain, found.confidence)
         self.table.put_modes(photons.index, found.modes)
         if self.uncertainty is not None:
-            self.uncertainty.test(likelihood, photons, found.rotation, fluence)
+            self.uncertainty.test(likelihood, photons, found.rotation, found.fisher, fluence)
             certain = np.where(found.modes > 1, found.confidence, 1.0)
-            radius = self.uncertainty.radius_deg(photons, found.rotation, found.fisher, certain)
-            self.table.put_radius(photons.index, radius)
+            self.table.put_radius(photons.index, self.uncertainty.radius_deg(found.fisher, certain))
         stayed = same_mode(last, found.rotation, self.group) & known & fits
         if self.begun and self.orbit is None:
             self.drift.add(last[stayed], found.rotation[stayed])
@@ -391,7 +379,7 @@ class Reconstruction:
         assert self.field is not None
         self.carried = photons, exposure
         if self.begun and self.radius > BAND_AGAIN * self.band_radius:
-            yield from self._with_progress(self.field.choose_band(photons, exposure, self.radius))
+            yield from self._with_progress(self.field.choose_band(photons, exposure, self.radius, self.diameter))
             self.band_radius = self.radius
         yield from self._with_progress(self.field.update(photons, exposure))
         self.field.fit_look_ups(photons, exposure, self.flattening)
