@@ -196,7 +196,9 @@ def test_live_phasing_keeps_to_its_share(engine, tmp_path, monkeypatch):
     assert sum(live) <= 0.1 * 1.5 + 0.1
 
 
-@pytest.mark.parametrize(("name", "other"), [("symmetry", "C2"), ("field", "hash"), ("beam_centre", "given")])
+@pytest.mark.parametrize(
+    ("name", "other"), [("symmetry", "C2"), ("field", "hash"), ("beam_centre", "given"), ("uneven_background", "left")]
+)
 def test_what_a_run_was_begun_with_is_not_changed_under_way(engine, tmp_path, name, other):
     list(new_session(tmp_path / "run").run())
     again = Settings(engine=EngineSettings(**{name: other}))

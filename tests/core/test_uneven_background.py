@@ -34,7 +34,7 @@ def blob(bench, photons):
 def test_frames_at_all_poses_have_no_uneven_background_whatever_their_mask(name, photons, request):
     bench = request.getfixturevalue(name)
     frames, _ = bench.frames(2000, seed=1, photons=photons)
-    pixels, sentence = find_uneven_background(bench.pixels, frames)
+    pixels, _, sentence = find_uneven_background(bench.pixels, frames)
     assert pixels is bench.pixels and sentence == ""
 
 
@@ -50,7 +50,7 @@ def test_a_streak_is_found_where_it_is(name, request):
     bench = request.getfixturevalue(name)
     light = bench.streak(120)
     frames, _ = bench.under(light).frames(4000, seed=1)
-    pixels, sentence = find_uneven_background(bench.pixels, frames)
+    pixels, _, sentence = find_uneven_background(bench.pixels, frames)
     found, share = pixels.background, bench.brightness / (bench.brightness + light)
     bright, dark = (light > 0.2 * bench.brightness) & (pixels.rho > 4), light < 0.02 * bench.brightness
     assert bright.sum() > 30
@@ -60,13 +60,22 @@ def test_a_streak_is_found_where_it_is(name, request):
     assert "lie unevenly" in sentence
 
 
-def test_a_pixel_in_a_shadow_is_no_negative_light(round_bench):
+def test_pixels_in_a_shadow_are_left_out_and_no_negative_light(round_bench):
     frames, _ = round_bench.under(round_bench.streak(120)).frames(2000, seed=1)
     counts = frames.dense(len(round_bench.pixels.rho))
-    dark = np.flatnonzero(round_bench.pixels.azimuth < 0.3)
+    dark = round_bench.pixels.azimuth < 0.3
     counts[:, dark] = 0
-    pixels, _ = find_uneven_background(round_bench.pixels, sparse(counts))
-    assert (pixels.background.light[dark] == 0).all() and (pixels.background.share[dark] == 1).all()
+    pixels, on_pixels, sentence = find_uneven_background(round_bench.pixels, sparse(counts))
+    np.testing.assert_array_equal(pixels.q, round_bench.pixels.q[~dark])
+    np.testing.assert_array_equal(on_pixels.dense(len(pixels.q)), counts[:, ~dark])
+    assert f"{dark.sum()} pixels in a shadow left out" in sentence
+
+
+def test_frames_that_are_lit_in_one_pixel_are_left_as_they_are(round_bench):
+    counts = np.zeros((300, len(round_bench.pixels.q)), int)
+    counts[:, 5] = 9
+    frames = sparse(counts)
+    assert find_uneven_background(round_bench.pixels, frames) == (round_bench.pixels, frames, "")
 
 
 def test_what_is_even_is_what_most_of_a_ring_has(round_bench):

@@ -201,8 +201,8 @@ def find_beam(
     pitch = pixel_step(detector.q[pixels.on_detector])
     beam = None
     for _ in range(MOST_MOVES):
-        lit = find_uneven_background(pixels, photons)[0] if take_out else pixels
-        offset = mirror_point(lit, photons, speckle)
+        lit = find_uneven_background(pixels, photons)[:2] if take_out else (pixels, photons)
+        offset = mirror_point(*lit, speckle)
         if offset is None:
             return beam or Beam(
                 sentence=f"left where the geometry has it: photons do not show it within {REACH} voxels"

@@ -66,11 +66,11 @@ def settle_pixels(
         speckle = measure_speckle(kept, on_kept)
     if beam.sentence:
         facts = facts | {"beam centre": beam.sentence}
-    lit, sentence = find_uneven_background(kept, on_kept)
+    lit, on_lit, sentence = find_uneven_background(kept, on_kept)
     if sentence:
         facts = facts | {"uneven background": f"{sentence}: {'taken out' if take_out else 'left in'}"}
     if take_out:
-        kept = lit
+        kept, on_kept = lit, on_lit
     return SettledPixels(kept, on_kept, speckle, beam, facts)
 
 

@@ -31,6 +31,9 @@ F64 = NDArray[np.float64]
 FEWEST_FRAMES = 200
 """Fewer share too few poses for an even mean."""
 
+FEWEST_PIXELS = 32
+"""As many as any reconstruction asks for: where light falls on fewer, what is wrong is not its unevenness."""
+
 BLOCKS = 8
 """Independent means: what they have in common is no accident of which poses and photons came."""
 
@@ -49,8 +52,8 @@ STIFF = 1e-9
 FAINTEST = 1e-9
 """Photons per frame and pixel: no logarithm of nothing."""
 
-DARKEST = -0.5
-"""Times what is even: darker pixels lie in a shadow, which is no negative light."""
+DARKEST = 0.2
+"""Part of what is even: darker pixels lie in a shadow and tell nothing; they are left out."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,9 @@ class Unevenness:
         return self.relative > LEAST_UNEVEN and self.relative**2 > DEVIATIONS * self.error
 
 
-def find_uneven_background(pixels: Pixels, photons: SparsePhotons) -> tuple[Pixels, str]:
-    """Pixels with their uneven background, and what was found, in words; unchanged where there is none.
+def find_uneven_background(pixels: Pixels, photons: SparsePhotons) -> tuple[Pixels, SparsePhotons, str]:
+    """Pixels with their uneven background and frames on them, and what was found, in words; unchanged, and nothing,
+    where there is none.
 
     Parameters
     ----------
@@ -84,14 +88,19 @@ def find_uneven_background(pixels: Pixels, photons: SparsePhotons) -> tuple[Pixe
         A few thousand frames on them, at all poses.
     """
     if len(photons) < FEWEST_FRAMES or not unevenness(pixels, photons).is_there:
-        return pixels, ""
+        return pixels, photons, ""
     mean = np.bincount(photons.pixel, photons.count, len(pixels.rho)) / len(photons)
     even = even_pattern(pixels, mean, ROUNDS)
-    light = np.where(mean > (1 + DARKEST) * even, mean - even, 0.0)
-    share = even / np.maximum(even + np.maximum(light, 0), FAINTEST)
-    found = Background(light.astype(np.float32), share.astype(np.float32))
+    lit, light = mean > DARKEST * even, mean - even
+    if lit.sum() < FEWEST_PIXELS:
+        return pixels, photons, ""
     part = np.maximum(light, 0).sum() / max(mean.sum(), FAINTEST)
-    return replace(pixels, background=found), f"{part:.0%} of the photons, alike in all frames, lie unevenly"
+    said = f"{part:.0%} of the photons, alike in all frames, lie unevenly"
+    if not lit.all():
+        said += f", {(~lit).sum()} pixels in a shadow left out"
+    share = even / (even + np.maximum(light, 0))
+    found = Background(light.astype(np.float32), share.astype(np.float32))
+    return replace(pixels, background=found).only(lit), photons.on(lit), said
 
 
 def unevenness(pixels: Pixels, photons: SparsePhotons) -> Unevenness:
