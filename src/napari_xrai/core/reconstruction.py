@@ -172,11 +172,8 @@ class Reconstruction:
 
     def _settle(self, frames: SparsePhotons) -> SparsePhotons:
         """Take the pixels for what frames show them to be; the frames on those."""
-        chosen = self.settings
-        found = settle_pixels(
-            self.detector, self.pixels, frames, self.beam, chosen.beam_centre == "auto",
-            chosen.uneven_background == "auto",
-        )  # fmt: skip
+        move, take_out = self.settings.beam_centre == "auto", self.settings.uneven_background == "auto"
+        found = settle_pixels(self.detector, self.pixels, frames, self.beam, move, take_out)
         self.pixels, self.speckle, self.beam = found.pixels, found.speckle, found.beam
         self.facts |= found.facts
         self.orbit = Orbit(self.group, self.pixels.edge) if len(self.group) > 1 else None
@@ -185,9 +182,8 @@ class Reconstruction:
     def _measure(self, reservoir: SparsePhotons) -> None:
         """Choose everything that comes from the data, and say what was chosen."""
         pixels = self.pixels
-        counts = np.bincount(reservoir.pixel, reservoir.count, len(pixels.rho)).astype(np.float64)
-        if pixels.background is not None:
-            counts = counts - len(reservoir) * pixels.background.light
+        light = 0 if pixels.background is None else len(reservoir) * pixels.background.light
+        counts = np.bincount(reservoir.pixel, reservoir.count, len(pixels.rho)) - light
         self.profile = RadialProfile(pixels, counts, len(reservoir))
         self.contrast = photon_contrast(pixels, reservoir)
         size, inner = self.speckle.size, pixels.inner_radius
@@ -303,9 +299,10 @@ class Reconstruction:
             proposers.append(self.amortised.propose)
         self.uncertainty = None
         if self.weighing and self.carried is not None:
+            contrast, tabulating = self.contrast.with_fluence(self.fluence_shape), partial(self.light.of, radius=radius)
             self.uncertainty = yield from self._with_progress(measure_uncertainty(
-                field, *self.carried, self.contrast.with_fluence(self.fluence_shape), self.pixels, self.brightness,
-                tables, partial(self.light.of, radius=radius), scoring, radius, self.speckle.size,
+                field, *self.carried, contrast, self.pixels, self.brightness, tables, tabulating, scoring, radius,
+                self.speckle.size,
             ))  # fmt: skip
             self.contrast_kept = self.uncertainty.contrast_kept
         return scoring(log_grid, tables), proposers
