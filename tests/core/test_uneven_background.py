@@ -19,6 +19,7 @@ from napari_xrai.core.reconstruction_settings import ReconstructionSettings
 from napari_xrai.core.rotations import align_poses, exp_map, geodesic_angle, quaternion_to_matrix, random_rotations
 from napari_xrai.core.search import PolarSearch
 from napari_xrai.core.simulate import Preset, simulate
+from napari_xrai.core.speckle import measure_speckle
 from napari_xrai.core.uneven_background import even_pattern, find_uneven_background, unevenness
 
 
@@ -61,14 +62,30 @@ def test_a_streak_is_found_where_it_is(name, request):
 
 
 def test_pixels_in_a_shadow_are_left_out_and_no_negative_light(round_bench):
-    frames, _ = round_bench.under(round_bench.streak(120)).frames(2000, seed=1)
+    frames, _ = round_bench.under(round_bench.streak(120)).frames(4000, seed=1)
     counts = frames.dense(len(round_bench.pixels.rho))
     dark = round_bench.pixels.azimuth < 0.3
     counts[:, dark] = 0
-    pixels, on_pixels, sentence = find_uneven_background(round_bench.pixels, sparse(counts))
+    pixels, on_pixels, _ = find_uneven_background(round_bench.pixels, sparse(counts))
     np.testing.assert_array_equal(pixels.q, round_bench.pixels.q[~dark])
     np.testing.assert_array_equal(on_pixels.dense(len(pixels.q)), counts[:, ~dark])
-    assert f"{dark.sum()} pixels in a shadow left out" in sentence
+
+
+def test_no_pixel_of_few_frames_is_in_a_shadow_by_chance(round_bench):
+    frames, _ = round_bench.under(round_bench.streak(120)).frames(250, seed=1)
+    pixels, _, sentence = find_uneven_background(round_bench.pixels, frames)
+    assert "lie unevenly" in sentence and len(pixels.q) == len(round_bench.pixels.q)
+
+
+@pytest.mark.parametrize("kind", ["streak", "blob"])
+def test_speckles_are_as_large_and_as_strong_under_a_background_as_without(round_bench, kind):
+    light = round_bench.streak(200) if kind == "streak" else blob(round_bench, 200)
+    lit = round_bench.under(light)
+    with_it, without = (measure_speckle(b.pixels, b.frames(3000, seed=1)[0]) for b in (lit, round_bench))
+    assert with_it.size == pytest.approx(without.size, rel=0.1)
+    assert with_it.contrast == pytest.approx(without.contrast, rel=0.25)
+    unknown = measure_speckle(round_bench.pixels, lit.frames(3000, seed=1)[0])
+    assert unknown.contrast < 0.75 * without.contrast
 
 
 def test_frames_that_are_lit_in_one_pixel_are_left_as_they_are(round_bench):

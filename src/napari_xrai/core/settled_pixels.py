@@ -68,9 +68,12 @@ def settle_pixels(
         facts = facts | {"beam centre": beam.sentence}
     lit, on_lit, sentence = find_uneven_background(kept, on_kept)
     if sentence:
-        facts = facts | {"uneven background": f"{sentence}: {'taken out' if take_out else 'left in'}"}
-    if take_out:
-        kept, on_kept = lit, on_lit
+        shaded = len(kept.rho) - len(lit.rho)
+        done = "left in, as asked" if not take_out else "taken out"
+        done += f"; {shaded} pixels in a shadow left out" if take_out and shaded else ""
+        facts = facts | {"uneven background": f"{sentence}: {done}"}
+    if sentence and take_out:
+        kept, on_kept, speckle = lit, on_lit, measure_speckle(lit, on_lit)
     return SettledPixels(kept, on_kept, speckle, beam, facts)
 
 

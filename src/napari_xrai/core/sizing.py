@@ -72,7 +72,9 @@ def mean_rings(pixels: Pixels, photons: SparsePhotons) -> tuple[F64, F64, F64]:
     ring = np.rint(2 * q).astype(int)
     pixels_in = np.bincount(ring)
     present = pixels_in > 0
-    sums = (np.bincount(ring, np.bincount(photons.pixel, photons.count, len(q))), np.bincount(ring, pixels.response))
+    light = 0 if pixels.background is None else len(photons) * pixels.background.light
+    particle = np.bincount(photons.pixel, photons.count, len(q)) - light
+    sums = np.maximum(np.bincount(ring, particle), 0), np.bincount(ring, pixels.response)
     counted, response = (np.asarray(total[present], np.float64) for total in sums)
     radius = np.asarray(np.bincount(ring, q)[present] / pixels_in[present], np.float64)
     return radius, counted, response * len(photons)

@@ -61,19 +61,25 @@ class Speckle:
 
 
 def measure_speckle(pixels: Pixels, photons: SparsePhotons) -> Speckle:
-    """Estimate speckle size and fluence spread from the coincidences of a few thousand frames."""
+    """Estimate speckle size and fluence spread from the coincidences of a few thousand frames.
+
+    Under an uneven background photons count by the particle's share of a pixel, and chance is that of the particle's.
+    """
     n = min(PIXELS_PAIRED, pixels.n_orient)
-    counts = photons.dense(n)
+    share = pixels.share[:n]
+    counts = photons.dense(n) * share
     mean = counts.mean(0, dtype=np.float64)
+    particle = mean * share
     pair = counts.T @ counts / len(counts)
-    pair[np.diag_indices(n)] -= mean  # a photon does not coincide with itself
+    pair[np.diag_indices(n)] -= particle  # a photon does not coincide with itself
+    pair -= np.outer(mean, mean) - np.outer(particle, particle)
     position = pixels.q[:n]
     distance = np.sqrt(np.square(position[:, None] - position[None]).sum(-1))
     # one bin a voxel wide around Δq = 0, 1, 2 …; the pair's Friedel mates lie at opposite pixels: keep to one side
     near = distance < pixels.rho[:n][:, None]
     bin_ = np.rint(distance[near]).astype(int)
     coincident = np.bincount(bin_, pair[near])
-    chance = np.bincount(bin_, np.outer(mean, mean)[near])
+    chance = np.bincount(bin_, np.outer(particle, particle)[near])
     g = coincident / np.maximum(chance, 1e-30) - 1
     outer = g[len(g) // 2 :]
     baseline = float(np.average(outer, weights=chance[len(g) // 2 :]))
@@ -97,7 +103,8 @@ def least_common_variance(pixels: Pixels, photons: SparsePhotons) -> float:
     row = np.repeat(np.arange(len(photons)), np.diff(photons.start))
     cell = row * (RINGS + 1) + ring[photons.pixel]
     count = np.bincount(cell, photons.count, len(photons) * (RINGS + 1)).reshape(-1, RINGS + 1)[:, :RINGS]
-    mean = count.mean(0)
+    light = 0 if pixels.background is None else np.bincount(ring, pixels.background.light, RINGS + 1)[:RINGS]
+    mean = np.maximum(count.mean(0) - light, 0)
     i, j = np.triu_indices(RINGS, 2)
     noise = 1 / np.sqrt(np.maximum(len(photons) * mean[i] * mean[j], 1e-12))
     known = noise < 0.01

@@ -34,6 +34,9 @@ FEWEST_FRAMES = 200
 FEWEST_PIXELS = 32
 """As many as any reconstruction asks for: where light falls on fewer, what is wrong is not its unevenness."""
 
+LEAST_EVEN = 0.01
+"""Part of the photons that is even where there is a particle: less is a fault of the frames, and not taken out."""
+
 BLOCKS = 8
 """Independent means: what they have in common is no accident of which poses and photons came."""
 
@@ -54,6 +57,9 @@ FAINTEST = 1e-9
 
 DARKEST = 0.2
 """Part of what is even: darker pixels lie in a shadow and tell nothing; they are left out."""
+
+FEWEST_EXPECTED = 40.0
+"""Photons expected in all, below which a dark pixel may be dark by chance."""
 
 
 @dataclass(frozen=True)
@@ -91,16 +97,18 @@ def find_uneven_background(pixels: Pixels, photons: SparsePhotons) -> tuple[Pixe
         return pixels, photons, ""
     mean = np.bincount(photons.pixel, photons.count, len(pixels.rho)) / len(photons)
     even = even_pattern(pixels, mean, ROUNDS)
-    lit, light = mean > DARKEST * even, mean - even
-    if lit.sum() < FEWEST_PIXELS:
+    lit = (mean > DARKEST * even) | (even * len(photons) < FEWEST_EXPECTED)
+    light = mean - even
+    if lit.sum() < FEWEST_PIXELS or even.sum() < LEAST_EVEN * mean.sum():
         return pixels, photons, ""
     part = np.maximum(light, 0).sum() / max(mean.sum(), FAINTEST)
-    said = f"{part:.0%} of the photons, alike in all frames, lie unevenly"
-    if not lit.all():
-        said += f", {(~lit).sum()} pixels in a shadow left out"
     share = even / (even + np.maximum(light, 0))
     found = Background(light.astype(np.float32), share.astype(np.float32))
-    return replace(pixels, background=found).only(lit), photons.on(lit), said
+    return (
+        replace(pixels, background=found).only(lit),
+        photons.on(lit),
+        (f"{part:.0%} of the photons, alike in all frames, lie unevenly"),
+    )
 
 
 def unevenness(pixels: Pixels, photons: SparsePhotons) -> Unevenness:
