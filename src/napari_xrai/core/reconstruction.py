@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from . import kernels, pose_uncertainty
 from .amortised import AmortisedPoses
@@ -122,6 +123,7 @@ class Reconstruction:
             Where the stream holds no frame with photons on usable pixels.
         """
         torch.set_num_threads(1)  # several would round differently: threads split frames instead, always alike
+        threadpool_limits(1, "blas")  # and those of the small products between would only spin
         yield from self._with_progress(kernels.compile_kernels())
         yield from self._with_progress(pose_uncertainty.compile_kernels())
         self.phase = "reading frames"
