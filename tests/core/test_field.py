@@ -97,6 +97,16 @@ def test_the_band_is_found_by_what_one_half_says_of_the_other(field, band):
     assert band / 1.3 < field.band < 1.7 * band
 
 
+def test_noise_that_both_halves_share_chooses_no_band_wider_than_the_particle_is_long(field):
+    rng = np.random.default_rng(4)
+    exposure = [np.full(field.edge**3, 3.0, np.float32)] * 2
+    shared = rng.poisson(_speckled(field, 0.08, rng) * exposure[0]).astype(np.float32)
+    list(field.choose_band([shared, shared], exposure, field.edge / 2 - 3))
+    assert field.band > 0.3
+    list(field.choose_band([shared, shared], exposure, field.edge / 2 - 3, diameter=0.1))
+    assert 0.1 < field.band <= 0.15
+
+
 def test_negative_exposure_does_no_harm(field, measured):
     photons, exposure = measured
     explain(field, photons, exposure - 1e-2)

@@ -126,7 +126,7 @@ def errors_deg(found: np.ndarray, true: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("frames", "blur_deg", "most"), [(3000, 0.0, 0.79), (250, 0.0, 0.73), (100, 0.0, 0.73), (3000, 4.0, 0.89)],
+    ("frames", "blur_deg", "most"), [(3000, 0.0, 0.79), (250, 0.0, 0.73), (100, 0.0, 0.73), (3000, 4.0, 0.86)],
     ids=["much", "noisy", "noisiest", "blurred"],
 )  # fmt: skip
 def test_the_radius_holds_68_percent(round_bench, frames, blur_deg, most):
@@ -187,7 +187,7 @@ def test_where_a_likelihood_is_not_quadratic_radii_grow_as_errors_do(round_bench
     uncertainty.test(likelihood, fresh, start[:, 0], information, np.ones(2000))
     assert least <= uncertainty.bootstrap < most
     radius = radius_of(uncertainty.bootstrap * np.linalg.inv(fisher[:, 0] + np.eye(3)), np.ones(2000))
-    assert 0.65 < np.mean(error < radius) < 0.74  # radii are widened, and never narrowed
+    assert 0.65 < np.mean(error < radius) < 0.73  # radii are widened, and never narrowed
     _, again = under_the_truth(bench)
     again.test(likelihood, fresh, start[:, 0], information, np.ones(2000))
     assert again.bootstrap == uncertainty.bootstrap
