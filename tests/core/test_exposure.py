@@ -9,8 +9,9 @@ from napari_xrai.core.detector import square_detector
 from napari_xrai.core.evidence import Evidence
 from napari_xrai.core.exposure import ExposureTable
 from napari_xrai.core.field import RadialProfile, VoxelField
-from napari_xrai.core.kernels import expected_totals
-from napari_xrai.core.rotations import random_rotations
+from napari_xrai.core.kernels import expected_totals, gather
+from napari_xrai.core.pixels import pixels_of
+from napari_xrai.core.rotations import direction_to_rotation, random_rotations
 
 
 def tabulated(exposure, table, rotation):
@@ -58,13 +59,34 @@ def test_the_finer_lattice_is_as_exact_as_one_that_was_summed(kind, poses, reque
         return np.sqrt(np.mean((out / true - 1) ** 2))
 
     coarse = ExposureTable(case.pixels, case.brightness)
-    summed = ExposureTable(case.pixels, case.brightness, spacing=1 / 36)
+    summed = ExposureTable(case.pixels, case.brightness, 2.3 * case.pixels.orient_radius / 36)
+    summed.point_spacing = coarse.point_spacing
     table, other = (
         exhaust(e.totals(np.log(case.ratio), case.pixels.edge, 17.0, 1, of_logarithm=True)) for e in (coarse, summed)
     )
     fine = error(coarse, coarse.fine.table(table), coarse.fine)
     assert fine < 1.05 * error(summed, other, summed)
     assert fine < 0.75 * error(coarse, table, coarse)
+
+
+def test_a_view_along_a_thin_sheet_has_its_whole_total_where_speckles_are_small():
+    # it lies between directions of the plain lattice, where frames would gather: too small a total makes them likely
+    pixels = pixels_of(square_detector((65, 65), 1e-3, 3.0, None, stop_radius_px=4))
+    brightness, edge = np.ones(len(pixels.rho), np.float32), pixels.edge
+    x = np.tile(np.arange(edge) - edge // 2, edge**2)
+    sheet = (1 + 10 * np.exp(-np.square(x / 0.8) / 2)).astype(np.float32)
+    along = direction_to_rotation(np.array([[1.0, 0.0, 0.0]])).astype(np.float32)
+    inside = pixels.within(pixels.orient_radius)
+    value = np.empty((1, inside), np.float32)
+    gather(along, pixels.q[:inside].astype(np.float32), np.log(sheet), edge, value)
+
+    def shortfall(speckle):
+        exposure = ExposureTable(pixels, brightness, speckle)
+        table = exhaust(exposure.totals(np.log(sheet), edge, pixels.orient_radius, 1, of_logarithm=True))
+        return 1 - tabulated(exposure.fine, exposure.fine.table(table), along)[0] / np.exp(value).sum()
+
+    assert shortfall(np.inf) > 0.2
+    assert abs(shortfall(4.0)) < 0.08
 
 
 def test_where_the_mask_has_no_ring_symmetry_turning_the_frame_changes_the_total(lopsided):

@@ -96,7 +96,7 @@ class Merged:
 
 
 def tables_of(bench: Bench) -> tuple[Tabulating, Scoring]:
-    tables, radius = LightTables(COMPILED, bench.pixels, bench.brightness, 1), bench.pixels.orient_radius
+    tables, radius = LightTables(COMPILED, bench.pixels, bench.brightness, np.inf, 1), bench.pixels.orient_radius
     return partial(tables.of, radius=radius), partial(tables.likelihood, radius=radius, fluence_shape=NO_FLUENCE_SPREAD)
 
 

@@ -58,7 +58,7 @@ class Backend:
     batch_size: int
     frames_at_a_time: int
     largest_scores: int
-    exposure_table: Callable[[Pixels, F32], ExposureTable]
+    exposure_table: Callable[[Pixels, F32, float], ExposureTable]
     likelihood: Callable[[Pixels, F32, ExposureTable, F32, F32, float, float, int, F32 | None], PoseLikelihood]
     evidence: Callable[[Pixels, ExposureTable, float, int, ExposureTable | None], Evidence]
     junk_gate: Callable[[Pixels, F32, float, Law | None], JunkGate]

@@ -31,8 +31,15 @@ MOST_HARMONICS = 16
 LEAST_POINTS = 2 * MOST_HARMONICS + 8
 """Points on a ring: with fewer, a high harmonic would take V's mean for itself."""
 
-POINT_SPACING = 1.5
-"""Of points along a ring, voxels: V has no harmonics so fine that they would alias to those kept."""
+POINT_SPACING, POINTS_PER_SPECKLE = 1.5, 4.0
+"""Of points along a ring, voxels, and how many a speckle has at least: V has no harmonics so fine that they would alias
+to those kept."""
+
+SPACING, DIRECTIONS_PER_SPECKLE, FINEST = 1 / 12, 2.3, 1 / 40
+"""Of directions, radians; and how many a speckle has at least where the detector ends. With fewer, the total of a view
+that looks along a thin sheet of the volume comes out too small, and its exposure too thin: frames gather there, make
+the sheet brighter, and more frames gather.
+"""
 
 DIRECTIONS_PER_STEP = 128
 
@@ -49,12 +56,14 @@ class ExposureTable:
     brightness : (U,) float32
         Mean photons per frame and pixel of a structureless particle: response × radial profile. Or of a background,
         where a few may be negative.
-    spacing : float
-        Between neighbouring directions, radians.
+    speckle : float
+        Width of a speckle, voxels: the finer, the more directions, and the more points on a ring.
     """
 
-    def __init__(self, pixels: Pixels, brightness: F32, spacing: float = 1 / 12) -> None:
+    def __init__(self, pixels: Pixels, brightness: F32, speckle: float = np.inf) -> None:
+        spacing = max(min(SPACING, speckle / (DIRECTIONS_PER_SPECKLE * pixels.orient_radius)), FINEST)
         self.m = round(np.pi / 2 / spacing) + 1
+        self.point_spacing = min(POINT_SPACING, speckle / POINTS_PER_SPECKLE)
         self.rotation: F32 = direction_to_rotation(cube_directions(self.m)).astype(np.float32)
         self._lay_rings(pixels, brightness)
 
@@ -65,7 +74,7 @@ class ExposureTable:
         total = np.bincount(ring, np.abs(brightness))
         mean_radius = np.bincount(ring, pixels.rho) / np.maximum(np.bincount(ring), 1)
         present = np.flatnonzero(total > 0)
-        length = np.maximum(LEAST_POINTS, (2 * np.pi / POINT_SPACING * mean_radius[present]).astype(int))
+        length = np.maximum(LEAST_POINTS, (2 * np.pi / self.point_spacing * mean_radius[present]).astype(int))
         self.ring_of_point = np.repeat(present, length)
         azimuth = np.concatenate([np.arange(k) * 2 * np.pi / k for k in length])
         rho = mean_radius[self.ring_of_point]

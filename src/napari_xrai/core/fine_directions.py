@@ -18,8 +18,8 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 
-FINER = 3
-"""Times as many directions along an edge."""
+FINER, MANY = 3, 32
+"""Times as many directions along an edge; one fewer where there are more than so many, which would fill the memory."""
 
 
 class FineDirections:
@@ -68,12 +68,17 @@ class FineDirections:
 
 def fine_side(m: int) -> int:
     """Fine directions along an edge that holds `m` coarse ones."""
-    return FINER * (m - 1) + 1
+    return finer(m) * (m - 1) + 1
+
+
+def finer(m: int) -> int:
+    """Fine directions along an edge for each of `m` coarse ones."""
+    return FINER if m <= MANY else FINER - 1
 
 
 def _neighbours(m: int) -> tuple[NDArray[np.int64], F64]:
     """(6 M², 16) coarse nodes around each fine one, and their weights: a cubic along either axis of a face."""
-    place = np.arange(fine_side(m)) / FINER
+    place = np.arange(fine_side(m)) / finer(m)
     first = np.clip(np.floor(place).astype(int) - 1, 0, m - 4)
     node, at = first[:, None] + np.arange(4), (place - first)[:, None]
     weight = np.ones((len(place), 4))

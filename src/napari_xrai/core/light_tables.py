@@ -27,6 +27,8 @@ class LightTables:
     pixels : Pixels
     brightness : (U,) float32
         Mean photons per frame and pixel of a structureless particle.
+    speckle : float
+        Width of a speckle, voxels.
     threads : int
 
     Attributes
@@ -37,12 +39,12 @@ class LightTables:
     background : ExposureTable or None
     """
 
-    def __init__(self, backend: Backend, pixels: Pixels, brightness: F32, threads: int) -> None:
+    def __init__(self, backend: Backend, pixels: Pixels, brightness: F32, speckle: float, threads: int) -> None:
         self.backend, self.pixels, self.threads = backend, pixels, threads
         self.brightness = brightness * pixels.share
-        self.exposure = backend.exposure_table(pixels, self.brightness)
+        self.exposure = backend.exposure_table(pixels, self.brightness, speckle)
         found = pixels.background
-        self.background = None if found is None else backend.exposure_table(pixels, found.light * found.share)
+        self.background = None if found is None else backend.exposure_table(pixels, found.light * found.share, speckle)
 
     def evidence(self, radius: float) -> Evidence:
         """None yet, of orienting pixels within `radius` voxels of the beam."""

@@ -213,7 +213,7 @@ class Reconstruction:
         self.used_geometry = used_geometry(self.detector, self.pixels, self.beam or Beam())
         pixels, size = self.pixels, self.speckle.size
         self.brightness = (pixels.response * self.profile(np.linalg.norm(pixels.q, axis=1))).astype(np.float32)
-        self.light = LightTables(self.backend, pixels, self.brightness, self.settings.threads)
+        self.light = LightTables(self.backend, pixels, self.brightness, size, self.settings.threads)
         self.gate = self.backend.junk_gate(pixels, self.brightness, size, self.junk_law)
         self.flattening: F32 | None = None
         self.amortised = AmortisedPoses(pixels, self.brightness, size, self.fluence_shape, self.backend.device)

@@ -243,12 +243,12 @@ class TorchExposureTable(ExposureTable):
     Parameters
     ----------
     transfer : Transfer
-    pixels, brightness, spacing
+    pixels, brightness, speckle
         As for `ExposureTable`.
     """
 
-    def __init__(self, transfer: Transfer, pixels: Pixels, brightness: F32, spacing: float = 1 / 12) -> None:
-        super().__init__(pixels, brightness, spacing)
+    def __init__(self, transfer: Transfer, pixels: Pixels, brightness: F32, speckle: float = np.inf) -> None:
+        super().__init__(pixels, brightness, speckle)
         self.transfer = transfer
         self.directions = Directions(transfer(self.rotation), self.m)
 
