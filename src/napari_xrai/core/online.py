@@ -136,8 +136,7 @@ class OnlineReconstruction(Reconstruction):
         yield from self._live(inlet)
         self.live = False
         yield from self._rest()
-        self.phase, self.fraction = "done", 1.0
-        yield self.progress()
+        yield from self._end()
 
     def _first_frames(self, inlet: Inlet) -> Generator[Progress, None, SparsePhotons]:
         """Wait for enough frames to start from."""

@@ -40,6 +40,7 @@ from .sizing import measure_size
 from .starts import Starts
 from .stopping import another_pass_pays, passes_needed
 from .symmetry import Orbit, point_group
+from .symmetry_search import look_for_symmetry
 from .torch_backend import backend_of
 from .trust import Trust, assess
 from .verdict import judge, so_far
@@ -148,7 +149,15 @@ class Reconstruction:
             gain = float(self.history["log_likelihood"][-1] - before)  # JSON knows no NumPy
             cleared = self.table.counters().junk_share - junk
             self.gaining, self.gain = another_pass_pays(gain, self.gain, before, self.settled, cleared), gain
+        yield from self._end()
+
+    def _end(self) -> Iterator[Progress]:
+        """Say what is to be said of the result as a whole."""
         self.phase, self.fraction = "done", 1.0
+        if self.field is not None and self.orbit is None and self.verdict()[0] != "failed":
+            self.facts["symmetry"] = look_for_symmetry(
+                self.field.ratio, self.pixels.edge, self.pixels.inner_radius, self.radius, self.speckle.size
+            )
         yield self.progress()
 
     def _gather(self, batches: BatchReader) -> Generator[Progress, None, tuple[SparsePhotons, bool]]:
