@@ -256,6 +256,14 @@ def test_a_run_goes_into_cxi_with_the_geometry_and_mask_that_it_used(cli, run_fo
     assert cli("run", "poses.csv") == (0, "")
 
 
+def test_of_a_background_that_the_run_took_out_it_is_said_that_the_frames_have_it(cli, run_folder):
+    folder, snapshot = run_folder
+    facts = snapshot.facts | {"uneven background": "a tenth of the photons: taken out"}
+    folder.write_result(replace(snapshot, facts=facts), "photons.emc", poses=True)
+    status, said = cli("run", "all.cxi")
+    assert status == 0 and "as they were taken, uneven background and all (a tenth of the photons: taken out)" in said
+
+
 def test_frames_that_are_not_those_of_the_run_are_refused(cli, run_folder, tmp_path):
     folder, snapshot = run_folder
     used = UsedGeometry((0.0, 0.0), (0.0, 0.0), np.zeros((6, 6), np.uint8), np.zeros((6, 6), bool))

@@ -132,6 +132,8 @@ def _run_to_cxi(given: InputSettings, out: Path, notes: list[str]) -> Steps:
     if used is not None:  # an older version did not keep it
         _lay_over(source, used, opened, path)
         notes.append(_words_of(used))
+    if background := snapshot.facts.get("uneven background"):
+        notes.append(f"these frames are as they were taken, uneven background and all ({background})")
     return _to_cxi(binned(source, opened.binning or 1), opened, out, result)
 
 

@@ -24,7 +24,7 @@ def test_a_run_with_nothing_against_it_has_converged():
         ({"crowding": 1.5}, "failed", "point group"),
         ({"junk": 5000}, "failed", "fit no pose"),
         ({"used": 150}, "improving", "200 frames"),
-        ({"settled": 0.5}, "improving", "more passes"),
+        ({"settled": 0.5}, "improving", "name the symmetry"),
         ({"settled": 0.9, "gaining": True}, "improving", "more passes"),
     ],
 )

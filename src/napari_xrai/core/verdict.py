@@ -94,5 +94,6 @@ def judge(
     if used < FEW_FRAMES:
         return "improving", f"fewer than {FEW_FRAMES} frames are too few to be sure: give it more"
     if settled < (AT_REST if gaining else SETTLED):
-        return "improving", f"only {settled:.0%} of the poses stayed at the last pass: give it more passes"
+        rest = ": give it more passes" if gaining else ", which gained nothing: if views look alike, name the symmetry"
+        return "improving", f"only {settled:.0%} of the poses stayed at the last pass{rest}"
     return "converged", f"independent starts agree to {agreement:.2f}, {settled:.0%} of the poses stay"
