@@ -63,11 +63,11 @@ class Merged:
         kernels.scatter(rotation, pixels.q, weight, grids[1], pixels.edge)
         return grids[0], grids[1]
 
-    def infer(self, n: int, seed: int, confidence: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    def infer(self, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Errors and stated radii (degrees) of n fresh frames."""
-        return self.find(*self.bench.frames(n, seed), confidence)
+        return self.find(*self.bench.frames(n, seed))
 
-    def find(self, frames: SparsePhotons, true: np.ndarray, confidence: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    def find(self, frames: SparsePhotons, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Errors and stated radii (degrees) of frames, the best of four climbs from around the truth: from beside it
         alone a climb ends at the maximum next to the truth, which need not be the highest.
         """
@@ -76,7 +76,7 @@ class Merged:
         mode, fisher, value = likelihood.refine(frames, np.ascontiguousarray(start, np.float32))
         best = np.arange(len(true)), value.argmax(1)
         uncertainty.test(likelihood, frames, mode[best], fisher[best], np.ones(len(true)))
-        return errors_deg(mode[best], true), uncertainty.radius_deg(fisher[best], np.full(len(true), confidence))
+        return errors_deg(mode[best], true), uncertainty.radius_deg(fisher[best], np.zeros(len(true)))
 
     def scored(self) -> PoseLikelihood:
         tabulating, scoring = tables_of(self.bench)
@@ -166,6 +166,37 @@ def test_own_photons_flatten_the_field_where_they_lie(round_bench):
 
     fresh = round_bench.frames(FRAMES_TESTED, seed=9)
     assert self_evidence(merged.photons, merged.rotation) < self_evidence(*fresh) - 0.03
+
+
+def test_own_photons_make_a_pose_likelier_by_what_they_do_to_the_field(round_bench):
+    merged, own = Merged(round_bench, 200, 0.0, seed=2), np.arange(0, 200, 20)
+    likelihood, uncertainty = merged.uncertainty()
+    at = np.ascontiguousarray(merged.at, np.float32)
+    fisher = likelihood.refine(merged.photons, at[:, None])[1][:, 0]
+    uncertainty.test(likelihood, merged.photons, at, fisher, np.ones(200))
+    with_them = merged.scored().score(merged.photons, at[:, None])[own, 0]
+    photons, exposed = merged.p[0], merged.x[0]
+    without = []
+    for i in own:  # all of the even half
+        frame = merged.photons.take(np.arange(i, i + 1))
+        its_photons, its_exposure = merged._evidence(frame, merged.at[i : i + 1], 0)
+        for _ in merged.field.update([photons - its_photons, merged.p[1]], [exposed - its_exposure, merged.x[1]]):
+            pass
+        without.append(merged.scored().score(frame, at[i : i + 1, None])[0, 0])
+    gained = with_them - without
+    assert gained.mean() > 1
+    assert uncertainty.own_gain == pytest.approx(gained.mean(), rel=0.3)
+
+
+def test_rivals_count_for_more_than_a_posterior_that_favours_its_own_pose_says(round_bench):
+    _, fair = under_the_truth(round_bench)
+    _, partial_ = under_the_truth(round_bench)
+    partial_._own = np.full(10, 4.0)
+    fisher, rivals = np.tile(1e3 * np.eye(3), (2, 1, 1)), np.array([0.0, 0.05])
+    alone, doubted = partial_.radius_deg(fisher, rivals)
+    assert alone == fair.radius_deg(fisher, rivals)[0]
+    others = 0.05 * np.exp(2)
+    assert doubted == pytest.approx(fair.radius_deg(fisher[:1], np.array([others / (others + 0.95)]))[0])
 
 
 @pytest.mark.parametrize(("brighter", "least", "most"), [(0.25, 1.0, 1.05), (4.0, 1.1, 1.5)], ids=["faint", "bright"])

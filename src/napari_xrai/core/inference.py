@@ -25,7 +25,9 @@ HALF_TURN = RZ_PI.astype(np.float32)
 """Of the frame: on a flat Ewald sphere R and R·Rz(π) see the same, so both are always candidates."""
 
 DIRECTIONS_KEPT = 20
-CANDIDATES_REFINED = 3
+CANDIDATES_REFINED, CANDIDATES_WEIGHED = 3, 5
+"""While the field is still to be improved; and where it is asked how sure a pose is: every rival counts."""
+
 SAMPLES_PER_MODE = 2
 MODE_WEIGHT = 0.05
 SAME_MODE = np.cos(np.radians(10.0))
@@ -41,6 +43,8 @@ class Inferred:
         Most likely pose.
     log_likelihood, confidence : (N,) float64
         At it; and the part of the posterior within 10° of it, modulo Rz(π).
+    rivals : (N,) float64
+        The part of the posterior that other modes hold.
     fisher : (N, 3, 3) float64
         Empirical Fisher information at it.
     modes : (N,) uint8
@@ -55,6 +59,7 @@ class Inferred:
     rotation: F32
     log_likelihood: F64
     confidence: F64
+    rivals: F64
     fisher: F64
     modes: NDArray[np.uint8]
     row: NDArray[np.int64]
@@ -64,16 +69,16 @@ class Inferred:
 
 def infer_poses(
     photons: SparsePhotons, likelihood: PoseLikelihood, proposers: Sequence[Proposer], table: FrameTable, beta: float,
-    rng: np.random.Generator, group: F64 = IDENTITY,
+    rng: np.random.Generator, group: F64 = IDENTITY, refined: int = CANDIDATES_REFINED,
 ) -> Inferred:  # fmt: skip
     """Find the poses of a batch under the present field.
 
-    Candidates are what the proposers name and the frame's last pose, each with its half-turn; the likeliest few are
-    refined on the photons at full resolution, and the posterior is sampled about every one of them.
+    Candidates are what the proposers name and the frame's last pose, each with its half-turn; the likeliest, `refined`
+    of them, climb on the photons at full resolution, and the posterior is sampled about every one.
     """
     candidate = candidates(photons, proposers, table)
-    if candidate.shape[1] > CANDIDATES_REFINED:
-        best = np.argsort(-likelihood.rank(photons, candidate), 1)[:, :CANDIDATES_REFINED]
+    if candidate.shape[1] > refined:
+        best = np.argsort(-likelihood.rank(photons, candidate), 1)[:, :refined]
         candidate = np.take_along_axis(candidate, best[:, :, None, None], 1)
     mode, fisher, value = likelihood.refine(photons, np.ascontiguousarray(candidate))
     noise = rng.normal(size=(*mode.shape[:2], SAMPLES_PER_MODE, 3))
@@ -81,13 +86,15 @@ def infer_poses(
     winner = value.argmax(1)
     every = np.arange(len(photons))
     rotation = mode[every, winner]
+    held = weight.reshape(*mode.shape[:2], -1).sum(2)
     kept = weight > 0
     return Inferred(
         rotation=rotation,
         log_likelihood=value.max(1),
         confidence=(weight * same_mode(sample, rotation[:, None], group)).sum(1),
+        rivals=(held * ~same_mode(mode, rotation[:, None], group)).sum(1),
         fisher=fisher[every, winner],
-        modes=count_modes(mode, weight.reshape(*mode.shape[:2], -1).sum(2), group),
+        modes=count_modes(mode, held, group),
         row=np.repeat(every, kept.sum(1)),
         sample=sample[kept],
         weight=weight[kept],

@@ -19,6 +19,9 @@ truth is, and likelihoods sharper than errors. So poses scatter about the truth 
 - s: a frame's own photons have raised the field where they lie; at a peak of their own making they see no slope. So the
   F of a merged frame, Σ K t tᵀ, is less than the field expects of photons, Σ λ t tᵀ, by a factor s. Drawn frames, which
   no field has merged, tell what that ratio is without: s is that of merged frames over that of drawn ones.
+And a pose may be the wrong one of several modes. The posterior tells how much the others hold, but too little: a
+frame's own photons lie in the field where its pose put them, and make that mode likelier by e^g. Under the half-set
+that a frame is in they count twice, under the other not at all: g is half the mean difference of log-likelihoods.
 What frames of one region have in common, a warp of the map, is no part of it: the loop heals most of it (`pose_drift`).
 None of these needs the truth, and none is a constant chosen on one data set.
 """
@@ -140,6 +143,7 @@ class PoseUncertainty:
         self._tested = 0
         self._scatter, self._missing = np.zeros(2), np.zeros(2)
         self._merged, self._drawn = np.zeros(2), np.zeros(2)
+        self._own: F64 = np.zeros(0)
         self._beyond: F64 = np.zeros(0)
         self._rng = np.random.default_rng(0)  # its own: weighing poses changes none
 
@@ -171,6 +175,11 @@ class PoseUncertainty:
         """s: the Fisher information of frames that the field has merged, over that of frames it has not; at most 1."""
         (own, expected), (fresh, fresh_expected) = self._merged, self._drawn
         return float(min(1.0, own / expected * fresh_expected / fresh)) if expected * fresh > 0 else 1.0
+
+    @property
+    def own_gain(self) -> float:
+        """g: log-likelihood that a frame gains at its pose because its own photons are in the field, at least 0."""
+        return float(max(0.0, self._own.mean() / 2)) if len(self._own) else 0.0
 
     def test(
         self, likelihood: PoseLikelihood, photons: SparsePhotons, rotation: F32, fisher: F64, fluence: F64
@@ -223,6 +232,8 @@ class PoseUncertainty:
             scored.score(few, sample) for scored in (self.noisier_field(-1.0), likelihood, self.noisier_field(1.0))
         )
         slope = (more - less) / 2
+        own_half = np.where(few.index % 2 == 0, 1.0, -1.0)  # more of the noise is more of the even half
+        self._own = np.append(self._own, own_half * 2 * (weight * slope).sum(1))
         spread = weight * np.square(slope - (weight * slope).sum(1, keepdims=True))
         unbiased = len(few) / max(float((1 - np.square(weight).sum(1)).sum()), 1e-9)
         return np.array([spread.sum() * unbiased, (weight * (2 * now - more - less)).sum()])
@@ -258,13 +269,14 @@ class PoseUncertainty:
         widening = self.bootstrap * self.misfit * self.self_evidence
         return np.asarray(widening * np.linalg.inv(fisher + PRIOR * np.eye(3)))
 
-    def radius_deg(self, fisher: F64, confidence: F64) -> F64:
+    def radius_deg(self, fisher: F64, rivals: F64) -> F64:
         """(N,) geodesic radius in degrees about each pose that holds the truth with probability 0.68, modulo Rz(π).
 
-        `fisher` (N, 3, 3) is as from refinement. `confidence` (N,) is the probability that the pose's mode is the right
-        one: where it is not, the truth is elsewhere, and the radius must make up for it.
+        `fisher` (N, 3, 3) is as from refinement. `rivals` (N,) is the part of the posterior that other modes hold: if
+        one of them is right, the truth is elsewhere, and the radius must make up for it.
         """
-        return radius_of(self.covariance(fisher), confidence)
+        others = rivals * np.exp(self.own_gain)
+        return radius_of(self.covariance(fisher), (1 - rivals) / (1 - rivals + others))
 
 
 def strayed(end: F32, truth: F32, fisher: F64) -> F64:

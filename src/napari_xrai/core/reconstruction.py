@@ -23,7 +23,7 @@ from .field import DARKEST, IntensityField, RadialProfile
 from .fields import make_field
 from .frame_table import FrameTable
 from .frames import Detector, Frames, Progress, Snapshot, Verdict, Volume
-from .inference import Proposer, by_search, infer_poses, same_mode
+from .inference import CANDIDATES_REFINED, CANDIDATES_WEIGHED, Proposer, by_search, infer_poses, same_mode
 from .junk import Law
 from .light_tables import LightTables
 from .likelihood import PoseLikelihood, gamma_shape
@@ -337,7 +337,8 @@ class Reconstruction:
         """
         last, known = self.table.rotation(photons.index)
         beta = FIRST_BETA ** max(0.0, 1 - self.updates / MARCHING_UPDATES)
-        found = infer_poses(photons, likelihood, proposers, self.table, beta, self.rng, self.group)
+        refined = CANDIDATES_REFINED if self.uncertainty is None else CANDIDATES_WEIGHED
+        found = infer_poses(photons, likelihood, proposers, self.table, beta, self.rng, self.group, refined)
         totals = likelihood.counted(photons)
         fits = np.ones(len(photons), bool)
         if self.radius == self.pixels.orient_radius and self.field is not None:  # sooner the field is too coarse
@@ -354,8 +355,7 @@ class Reconstruction:
         self.table.put_modes(photons.index, found.modes)
         if self.uncertainty is not None:
             self.uncertainty.test(likelihood, photons, found.rotation, found.fisher, fluence)
-            certain = np.where(found.modes > 1, found.confidence, 1.0)
-            self.table.put_radius(photons.index, self.uncertainty.radius_deg(found.fisher, certain))
+            self.table.put_radius(photons.index, self.uncertainty.radius_deg(found.fisher, found.rivals))
         stayed = same_mode(last, found.rotation, self.group) & known & fits
         if self.begun and self.orbit is None:
             self.drift.add(last[stayed], found.rotation[stayed])
