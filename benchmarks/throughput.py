@@ -169,10 +169,9 @@ class Workload:
         """Search, refinement, and the update of the field."""
         engine = self.engine
         assert engine.field is not None
+        self._prepared("search")  # the first time it lays the lattice of directions, and a GPU plans its transforms
         prepared = self._prepared("search")
         likelihood, (search,) = prepared.result
-        if self.device.type == "cuda":  # the first time it plans its transforms and asks for memory
-            prepared = self._prepared("search")
         found = {id(b): search(b) for b in self.batches}
         parts = {"search: propose": Part(*self._each(search), *self._search_work())}
 
@@ -189,7 +188,7 @@ class Workload:
         flop = self.lit * ((candidates + samples) * LOOK_UP_FLOP + climbs * GRADIENT_FLOP)
         parts["score, refine, sample"] = Part(*self._each(refine), flop, self.lit * looks * LOOK_UP_BYTES)
         field = engine.field.state()
-        if self.device.type == "cuda":
+        for _ in range(2):  # these ask what look-ups flatten, which later updates do ever more seldom
             self._update(evidence, tally)
         update = [p + u for p, u in zip(prepared.spent, self._update(evidence, tally), strict=True)]
         engine.field.restore(field)

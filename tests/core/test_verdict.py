@@ -6,7 +6,7 @@ from napari_xrai.core.verdict import judge, so_far
 
 GOOD = {
     "sampled": True, "used": 4000, "junk": 100, "starts": 5, "agreement": 0.95, "settled": 0.98, "gaining": False,
-    "contrast": 0.9, "off_centre": 0.05, "crowding": 0.1,
+    "contrast": 0.9, "off_centre": 0.05, "crowding": 0.1, "looks_like": "",
 }  # fmt: skip
 
 
@@ -24,7 +24,10 @@ def test_a_run_with_nothing_against_it_has_converged():
         ({"crowding": 1.5}, "failed", "point group"),
         ({"junk": 5000}, "failed", "fit no pose"),
         ({"used": 150}, "improving", "200 frames"),
-        ({"settled": 0.5}, "improving", "name the symmetry"),
+        ({"settled": 0.5}, "improving", "more frames"),
+        ({"settled": 0.5, "looks_like": "D5"}, "improving", "looks like D5"),
+        ({"settled": 0.5, "looks_like": "D5", "gaining": True}, "improving", "more passes"),
+        ({"looks_like": "O"}, "converged", "looks like O: name that symmetry"),
         ({"settled": 0.9, "gaining": True}, "improving", "more passes"),
     ],
 )

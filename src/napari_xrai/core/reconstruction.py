@@ -112,6 +112,7 @@ class Reconstruction:
         self.radius = self.agreement = self.settled = self.band_radius = 0.0
         self.fluence_shape, self.contrast_kept, self.gain = float("inf"), 1.0, 0.0
         self.junk_law: Law | None = None
+        self.looks_like = ""
 
     def run(self, batches: BatchReader) -> Iterator[Progress]:
         """Reconstruct; yields about every 100 ms, and ends when done.
@@ -155,7 +156,7 @@ class Reconstruction:
         """Say what is to be said of the result as a whole."""
         self.phase, self.fraction = "done", 1.0
         if self.field is not None and self.orbit is None and self.verdict()[0] != "failed":
-            self.facts["symmetry"] = look_for_symmetry(
+            self.looks_like, self.facts["symmetry"] = look_for_symmetry(
                 self.field.ratio, self.pixels.edge, self.pixels.inner_radius, self.radius, self.speckle.size
             )
         yield self.progress()
@@ -468,7 +469,7 @@ class Reconstruction:
         return judge(
             sampled=self.speckle.sampled, used=count.used, junk=count.junk, starts=self.starts,
             agreement=self.agreement, settled=self.settled, gaining=self.gaining, contrast=self.contrast_kept,
-            off_centre=off, crowding=crowding,
+            off_centre=off, crowding=crowding, looks_like=self.looks_like,
         )  # fmt: skip
 
     def state(self) -> tuple[dict[str, Column], dict[str, Any]]:
@@ -487,7 +488,7 @@ class Reconstruction:
         if not arrays:
             return
         for name in CONTINUED:
-            setattr(self, name, rest[name])
+            setattr(self, name, rest.get(name, getattr(self, name)))  # older checkpoints lack some
         self.beam = Beam.of(rest.get("beam", {}))  # older checkpoints have it where the geometry does
         self.rng.bit_generator.state = rest["rng"]
         self.carried = [arrays[f"photons_{h}"] for h in range(2)], [arrays[f"exposure_{h}"] for h in range(2)]
@@ -508,6 +509,6 @@ HISTORY = ("frames_seen", "log_likelihood", "resolution_q")
 
 CONTINUED = (
     "history", "facts", "passes_done", "updates", "radius", "agreement", "settled", "band_radius", "contrast_kept",
-    "junk_law", "gaining", "gain", "seen", "fluence_shape", "begun", "starts",
+    "junk_law", "gaining", "gain", "seen", "fluence_shape", "begun", "starts", "looks_like",
 )  # fmt: skip
 """Plain values of a `Reconstruction` that a state carries."""

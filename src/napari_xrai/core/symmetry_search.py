@@ -180,8 +180,8 @@ def most_alike(axes: AxisLikeness) -> list[Likeness]:
     return [Likeness(group, alike[group]) for group in dict.fromkeys((best, part))]
 
 
-def look_for_symmetry(ratio: F32, edge: int, inner: float, radius: float, speckle: float) -> str:
-    """What symmetry an intensity looks as if it had, in words.
+def look_for_symmetry(ratio: F32, edge: int, inner: float, radius: float, speckle: float) -> tuple[str, str]:
+    """The point group that an intensity looks as if it had, or nothing; and what is to be said of it.
 
     Parameters
     ----------
@@ -195,10 +195,10 @@ def look_for_symmetry(ratio: F32, edge: int, inner: float, radius: float, speckl
     """
     axes = AxisLikeness(ratio, edge, inner + 1, min(radius, inner + SEEN_WITHIN * speckle), speckle / SPHERES)
     if axes.roundness.max() > ROUND:
-        return "round about one axis, whose order is not seen: name the point group, if it is known"
+        return "", "round about one axis, whose order is not seen: name the point group, if it is known"
     found = most_alike(axes)
     if not found:
-        return "none seen"
+        return "", "none seen"
     words = f"{found[0].group}, {found[0].correlation:.2f} alike under its turns"
     part = "".join(f", {more.correlation:.2f} under those of its part {more.group}" for more in found[1:])
-    return f"looks like {words}{part}: name one that is true for a sharper map"
+    return found[0].group, f"looks like {words}{part}: name one that is true for a sharper map"

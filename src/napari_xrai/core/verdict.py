@@ -57,6 +57,7 @@ def judge(
     contrast: float,
     off_centre: float,
     crowding: float,
+    looks_like: str,
 ) -> tuple[Verdict, str]:
     """The verdict on a reconstruction that has made all its passes, and why.
 
@@ -80,6 +81,8 @@ def judge(
         Speckles between the beam and where photons mirror.
     crowding : float
         Of the views, those that a named point group makes equal included; 0 where none is named.
+    looks_like : str
+        Point group that nobody named and the intensity looks as if it had, or nothing.
     """
     if reason := hopeless(sampled, off_centre):
         return "failed", reason
@@ -94,6 +97,9 @@ def judge(
     if used < FEW_FRAMES:
         return "improving", f"fewer than {FEW_FRAMES} frames are too few to be sure: give it more"
     if settled < (AT_REST if gaining else SETTLED):
-        rest = ": give it more passes" if gaining else ", which gained nothing: if views look alike, name the symmetry"
-        return "improving", f"only {settled:.0%} of the poses stayed at the last pass{rest}"
-    return "converged", f"independent starts agree to {agreement:.2f}, {settled:.0%} of the poses stay"
+        remedy = ": give it more passes" if gaining else ", which gained nothing: it wants more frames"
+        if looks_like and not gaining:
+            remedy = f": it looks like {looks_like}, whose equal views poses move between; name it if it is true"
+        return "improving", f"only {settled:.0%} of the poses stayed at the last pass{remedy}"
+    hint = f"; it looks like {looks_like}: name that symmetry, if it is true, for a sharper map" if looks_like else ""
+    return "converged", f"independent starts agree to {agreement:.2f}, {settled:.0%} of the poses stay{hint}"
