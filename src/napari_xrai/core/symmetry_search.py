@@ -43,9 +43,12 @@ WHOLE = 0.92
 SEEN_WITHIN, SPHERES = 3.2, 4.0
 """Speckles beyond the beam stop: farther out bent parts no longer lie on one another. And spheres in each of them."""
 
+LEAST_SEEN = 1.5
+"""Speckles beyond the beam stop: on fewer spheres chance looks like any group."""
+
 ROUND = 0.8
-"""Part of the variation that is constant about one direction: the order of that axis cannot be seen. Discs and rods
-have 0.95, other particles 0.25 to 0.6.
+"""Part of the variation that is constant about one direction: the order of that axis cannot be seen. Discs have 0.95,
+less where noise varies as much as they do; other particles 0.25 to 0.6.
 """
 
 LEADERS, TWIST_DEG = 20, 2.0
@@ -88,7 +91,7 @@ class AxisLikeness:
         self.direction = fibonacci_directions(2 * DIRECTIONS)[:DIRECTIONS]
         power = self._spectra(ratio, edge, np.arange(inner, outer + step / 2, step))
         varying = power[:, 1:].sum(1)
-        self.roundness = power[:, 0] / power.sum(1)
+        self.roundness = power[:, 0] / np.maximum(power.sum(1), 1e-12)
         """(J,) part of the variation on spheres that is constant about each direction."""
         self.correlation = np.stack([
             (n * power[:, n::n].sum(1) / np.maximum(varying, 1e-12) - 1) / (n - 1) for n in ORDERS
@@ -193,7 +196,10 @@ def look_for_symmetry(ratio: F32, edge: int, inner: float, radius: float, speckl
     speckle : float
         Its width, voxels.
     """
-    axes = AxisLikeness(ratio, edge, inner + 1, min(radius, inner + SEEN_WITHIN * speckle), speckle / SPHERES)
+    first, last = inner + 1, min(radius, inner + SEEN_WITHIN * speckle)
+    if last < first + LEAST_SEEN * speckle:
+        return "", "not looked for: too few speckles are resolved"
+    axes = AxisLikeness(ratio, edge, first, last, speckle / SPHERES)
     if axes.roundness.max() > ROUND:
         return "", "round about one axis, whose order is not seen: name the point group, if it is known"
     found = most_alike(axes)
@@ -201,4 +207,4 @@ def look_for_symmetry(ratio: F32, edge: int, inner: float, radius: float, speckl
         return "", "none seen"
     words = f"{found[0].group}, {found[0].correlation:.2f} alike under its turns"
     part = "".join(f", {more.correlation:.2f} under those of its part {more.group}" for more in found[1:])
-    return found[0].group, f"looks like {words}{part}: name one that is true for a sharper map"
+    return found[0].group, f"looks like {words}{part}: if one is true, name it, and the map gets sharper"
