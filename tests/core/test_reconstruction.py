@@ -96,8 +96,12 @@ def test_from_noise_to_the_true_poses(case, whole):
     assert set(snapshot.poses.frame) == set(range(N)) - set(EMPTY)
 
 
-def test_a_beam_two_pixels_off_is_put_right_and_one_that_must_stay_is_never_converged(case):
-    off = replace(case, detector=through_beam(case.detector, np.array([-2.0, 0.0]) * 1.8e-3 / 0.3))
+def two_pixels_off(case):
+    return replace(case, detector=through_beam(case.detector, np.array([-2.0, 0.0]) * 1.8e-3 / 0.3))
+
+
+def test_a_beam_two_pixels_off_is_put_right(case):
+    off = two_pixels_off(case)
     engine, steps = off.run()
     deque(steps, maxlen=0)
     snapshot = engine.snapshot(all_poses=True)
@@ -107,7 +111,10 @@ def test_a_beam_two_pixels_off_is_put_right_and_one_that_must_stay_is_never_conv
     again = Reconstruction(off.detector, engine.settings, N)
     again.restore(arrays, json.loads(json.dumps(rest)))
     assert again.beam == engine.beam
-    engine, steps = off.run(passes=1, beam_centre="given")
+
+
+def test_a_beam_that_must_stay_beside_is_never_converged(case, one_start):
+    engine, steps = two_pixels_off(case).run(passes=1, beam_centre="given")
     seen = {(look.verdict, look.reason) for _ in steps if (look := engine.snapshot()) is not None}
     assert len(seen) == 1  # said from the first look to the last
     assert engine.snapshot().verdict == "failed" and "mirror" in engine.snapshot().reason
