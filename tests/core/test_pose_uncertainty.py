@@ -190,10 +190,10 @@ def test_own_photons_make_a_pose_likelier_by_what_they_do_to_the_field(round_ben
 
 def test_rivals_count_for_more_than_a_posterior_that_favours_its_own_pose_says(round_bench):
     _, fair = under_the_truth(round_bench)
-    _, partial_ = under_the_truth(round_bench)
-    partial_._own = np.full(10, 4.0)
+    _, favoured = under_the_truth(round_bench)
+    favoured._own = np.full(10, 4.0)
     fisher, rivals = np.tile(1e3 * np.eye(3), (2, 1, 1)), np.array([0.0, 0.05])
-    alone, doubted = partial_.radius_deg(fisher, rivals)
+    alone, doubted = favoured.radius_deg(fisher, rivals)
     assert alone == fair.radius_deg(fisher, rivals)[0]
     others = 0.05 * np.exp(2)
     assert doubted == pytest.approx(fair.radius_deg(fisher[:1], np.array([others / (others + 0.95)]))[0])

@@ -11,6 +11,7 @@ import pytest
 
 from napari_xrai.core import bootstrap, reconstruction, starts
 from napari_xrai.core.detector import through_beam
+from napari_xrai.core.exposure import POINTS_PER_SPECKLE
 from napari_xrai.core.frames import HC_EV_A, JUNK, NOT_HIT, USED, Frames
 from napari_xrai.core.particle import builtin_particle
 from napari_xrai.core.pixels import pixels_of
@@ -94,6 +95,8 @@ def test_from_noise_to_the_true_poses(case, whole):
     assert snapshot.resolution_A is not None and snapshot.resolution_A < 60
     assert 2.5 < engine.fluence_shape < 6
     assert set(snapshot.poses.frame) == set(range(N)) - set(EMPTY)
+    assert snapshot.facts["symmetry seen"] == "none seen" and "looks like" not in snapshot.reason
+    assert engine.light.exposure.point_spacing <= engine.speckle.size / POINTS_PER_SPECKLE
 
 
 def two_pixels_off(case):
