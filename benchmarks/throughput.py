@@ -170,8 +170,7 @@ class Workload:
         engine = self.engine
         assert engine.field is not None
         self._prepared("search")  # the first time it lays the lattice of directions, and a GPU plans its transforms
-        prepared = self._prepared("search")
-        likelihood, (search,) = prepared.result
+        likelihood, (search,) = self._prepared("search").result
         found = {id(b): search(b) for b in self.batches}
         parts = {"search: propose": Part(*self._each(search), *self._search_work())}
 
@@ -188,9 +187,10 @@ class Workload:
         flop = self.lit * ((candidates + samples) * LOOK_UP_FLOP + climbs * GRADIENT_FLOP)
         parts["score, refine, sample"] = Part(*self._each(refine), flop, self.lit * looks * LOOK_UP_BYTES)
         field = engine.field.state()
-        for _ in range(2):  # these ask what look-ups flatten, which later updates do ever more seldom
+        for _ in range(4):  # the last of these asks what look-ups flatten, which later updates do ever more seldom
             self._update(evidence, tally)
-        update = [p + u for p, u in zip(prepared.spent, self._update(evidence, tally), strict=True)]
+        spent = [[*self._prepared("search").spent, *self._update(evidence, tally)] for _ in range(3)]
+        update = [p + u for p, u in zip(*np.reshape(np.min(spent, axis=0), (2, 2)).tolist(), strict=True)]
         engine.field.restore(field)
         return parts | {f"update, a {FRAMES_PER_UPDATE}th of it": Part(*(x / FRAMES_PER_UPDATE for x in update))}
 

@@ -65,7 +65,7 @@ def test_a_detector_opened_alone_opens_the_panel_and_waits_there(qtbot, viewer, 
     panel = open_panel(viewer)
     assert panel is not None
     viewer.open(str(tiny[0]), plugin="napari-xrai")
-    qtbot.waitUntil(lambda: said(panel) == "Ready: press Start.", timeout=10_000)
+    qtbot.waitUntil(lambda: said(panel) == "Ready: press Start.", timeout=30_000)
     assert "50 frames" in panel.found_view._sentence.text()
     assert panel.found_view._sentence.text().count("geometry") == 0
 
@@ -74,5 +74,5 @@ def test_sample_data_fills_the_panel(qtbot, viewer):
     panel = show_panel(viewer)
     (layer,) = viewer.open_sample("napari-xrai", "small-particle")
     assert layer.metadata[KEY] == "patterns"
-    qtbot.waitUntil(lambda: said(panel) == "Ready: press Start.", timeout=10_000)
+    qtbot.waitUntil(lambda: said(panel) == "Ready: press Start.", timeout=30_000)
     assert len(viewer.layers) == 1

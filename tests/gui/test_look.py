@@ -63,7 +63,7 @@ def changed(viewer, qtbot, before, measure, least):
     """What the canvas shows once it differs from `before`: on a busy machine a frame is read a moment later."""
     now = []
     qtbot.waitUntil(
-        lambda: now.append(canvas(viewer, qtbot)) or measure(np.abs(now[-1] - before)) > least, timeout=10_000
+        lambda: now.append(canvas(viewer, qtbot)) or measure(np.abs(now[-1] - before)) > least, timeout=30_000
     )
     return now[-1]
 
@@ -168,13 +168,13 @@ def test_mask_and_centre_made_by_the_mouse_reach_the_run(qtbot, viewer, look, ti
     qtbot.mouseClick(part(look, QPushButton, "mask"), LEFT)
     drag(qtbot, glass, canvas_point(viewer, 12, 20), canvas_point(viewer, 12, 40))
     assert (layer(viewer, "mask").data[12, 20:40] == BAD).all()
-    qtbot.waitUntil(lambda: part(look, QPushButton, "use").isEnabled(), timeout=5_000)
+    qtbot.waitUntil(lambda: part(look, QPushButton, "use").isEnabled(), timeout=30_000)
 
     start = layer(viewer, "centre").data[0].copy()
     rings = layer(viewer, "rings").data[0].mean(axis=0)
     qtbot.mouseClick(part(look, QPushButton, "centre"), LEFT)
     drag(qtbot, glass, canvas_point(viewer, *start), canvas_point(viewer, start[0] - 5, start[1] + 3))
-    qtbot.waitUntil(lambda: "Beam centre moved" in text(look, "status"), timeout=5_000)
+    qtbot.waitUntil(lambda: "Beam centre moved" in text(look, "status"), timeout=30_000)
     end = layer(viewer, "centre").data[0]
     np.testing.assert_allclose(end - start, [-5, 3], atol=1)
     np.testing.assert_allclose(layer(viewer, "rings").data[0].mean(axis=0) - rings, end - start, atol=1e-4)
@@ -184,7 +184,7 @@ def test_mask_and_centre_made_by_the_mouse_reach_the_run(qtbot, viewer, look, ti
     assert "the painted mask and the moved beam centre" in tip
     qtbot.mouseClick(part(look, QPushButton, "use"), LEFT)
     panel = open_panel(viewer)
-    qtbot.waitUntil(lambda: said(panel) == "Ready: press Start.", timeout=10_000)
+    qtbot.waitUntil(lambda: said(panel) == "Ready: press Start.", timeout=30_000)
     given = panel._settings().input
     run = open_source(given.sources, detector=given.detector, mask=given.mask)
     assert ((run.detector.mask == BAD) & (own.mask != BAD)).sum() >= 20
@@ -192,7 +192,7 @@ def test_mask_and_centre_made_by_the_mouse_reach_the_run(qtbot, viewer, look, ti
     shift = np.median(run.detector.q[:, :2] - own.q[:, :2], axis=0)
     np.testing.assert_allclose(shift, [3, -5], atol=1.2)
     use = part(look, QPushButton, "use")  # the look follows what the panel has
-    qtbot.waitUntil(lambda: look._look is not None and not use.isEnabled(), timeout=10_000)
+    qtbot.waitUntil(lambda: look._look is not None and not use.isEnabled(), timeout=30_000)
     np.testing.assert_allclose(layer(viewer, "centre").data[0], end, atol=1e-3)
     assert f"{given.mask.name}" in part(look, QWidget, "drop").findChild(QLabel).text()
 
@@ -228,14 +228,14 @@ def test_the_panel_opens_the_look_and_hands_it_its_files(qtbot, viewer, panel, t
     button = panel.findChild(QPushButton, "xrai-look-at")
     assert not button.isEnabled()
     drop(panel.findChild(QWidget, "xrai-drop"), *tiny)
-    qtbot.waitUntil(lambda: said(panel) == "Ready: press Start.", timeout=10_000)
+    qtbot.waitUntil(lambda: said(panel) == "Ready: press Start.", timeout=30_000)
     qtbot.mouseClick(button, LEFT)
     look = open_look(viewer)
     wait_until_looked(qtbot, look, 50)
     assert kinds(viewer).count("patterns") == 1
     panel.found_view._fields["energy_eV"].setText("2817.8")
     panel.found_view.edited.emit()  # supplied once, in the panel: the look's rings are in ångström then
-    qtbot.waitUntil(lambda: any("Å" in x for x in layer(viewer, "rings").features["label"]), timeout=10_000)
+    qtbot.waitUntil(lambda: any("Å" in x for x in layer(viewer, "rings").features["label"]), timeout=30_000)
     assert said(panel) == "Ready: press Start."
 
 
@@ -253,15 +253,15 @@ def test_measuring_shows_progress_can_be_stopped_and_does_not_block(qtbot, viewe
 
     monkeypatch.setattr(look_job, "take_first_look", slowly)
     look.load([path])
-    qtbot.waitUntil(lambda: look._look is not None, timeout=10_000)
+    qtbot.waitUntil(lambda: look._look is not None, timeout=30_000)
     beats = []
     timer = look._pull_timer
     timer.timeout.connect(lambda: beats.append(time.monotonic()))
     bar = part(look, QProgressBar, "progress")
-    qtbot.waitUntil(lambda: bar.isVisible() and bar.value() >= 200, timeout=10_000)
+    qtbot.waitUntil(lambda: bar.isVisible() and bar.value() >= 200, timeout=30_000)
     assert bar.maximum() == 1000
     qtbot.mouseClick(part(look, QPushButton, "measure"), LEFT)
-    qtbot.waitUntil(lambda: part(look, QPushButton, "measure").text() == "Measure", timeout=5_000)
+    qtbot.waitUntil(lambda: part(look, QPushButton, "measure").text() == "Measure", timeout=30_000)
     looked = len(look._look)
     assert 200 <= looked < 1000
     assert f"of {looked:,} frames looked at" in text(look, "hits")
@@ -274,7 +274,7 @@ def test_measuring_shows_progress_can_be_stopped_and_does_not_block(qtbot, viewe
 def test_what_cannot_be_opened_is_an_error_in_words(qtbot, look, tmp_path):
     (tmp_path / "notes.txt").write_text("nothing")
     look.load([tmp_path / "notes.txt"])
-    qtbot.waitUntil(lambda: text(look, "status").startswith("Error:"), timeout=10_000)
+    qtbot.waitUntil(lambda: text(look, "status").startswith("Error:"), timeout=30_000)
     assert "notes.txt" in text(look, "status")
 
 
@@ -288,7 +288,7 @@ def test_h5_dropped_on_the_canvas_comes_here_without_a_question(qtbot, viewer, t
     renamed.write_bytes(tiny[0].read_bytes())
     drop(viewer.window._qt_viewer, renamed, tiny[1])
     name = "xrai-look-found" if show is show_look else "xrai-found"
-    qtbot.waitUntil(lambda: "50 frames" in dock.findChild(QLabel, name).text(), timeout=10_000)
+    qtbot.waitUntil(lambda: "50 frames" in dock.findChild(QLabel, name).text(), timeout=30_000)
     assert asked == []
     np.save(tmp_path / "any.npy", np.zeros((3, 4)))
     drop(viewer.window._qt_viewer, tmp_path / "any.npy", taken=False)  # could be anything: napari's

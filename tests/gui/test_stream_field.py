@@ -55,7 +55,7 @@ def type_in(qtbot, panel, text):
 
 
 def wait_for_steps(qtbot, engine, n):
-    qtbot.waitUntil(lambda: engine.done >= n, timeout=20_000)
+    qtbot.waitUntil(lambda: engine.done >= n, timeout=30_000)
 
 
 def test_a_stream_is_connected_left_and_connected_again(qtbot, panel, viewer, server, monkeypatch, tmp_path):
@@ -67,9 +67,9 @@ def test_a_stream_is_connected_left_and_connected_again(qtbot, panel, viewer, se
     type_in(qtbot, panel, server.address)
     assert panel.state == "running"
     wait_for_steps(qtbot, engine, 3)
-    qtbot.waitUntil(lambda: any(x.metadata.get(KEY) == "intensity" for x in viewer.layers), timeout=20_000)
+    qtbot.waitUntil(lambda: any(x.metadata.get(KEY) == "intensity" for x in viewer.layers), timeout=30_000)
     qtbot.mouseClick(run, LEFT)
-    qtbot.waitUntil(lambda: panel.state == "idle", timeout=20_000)
+    qtbot.waitUntil(lambda: panel.state == "idle", timeout=30_000)
     assert any(x.metadata.get(KEY) == "intensity" for x in viewer.layers)
     out = panel._out_path()
     assert read_run(out).settings.stream.address == server.address
@@ -81,7 +81,7 @@ def test_a_stream_is_connected_left_and_connected_again(qtbot, panel, viewer, se
     qtbot.mouseClick(pause, LEFT)
     wait_for_steps(qtbot, engine, before + 3)
     panel.stop()
-    qtbot.waitUntil(lambda: panel.state == "idle", timeout=20_000)
+    qtbot.waitUntil(lambda: panel.state == "idle", timeout=30_000)
     assert not said(panel).startswith("Error")
 
 

@@ -43,7 +43,7 @@ def run(heard, job):
 def test_every_error_arrives_and_ends_the_worker(qtbot, heard, error):
     job = CountingJob(error)
     run(heard, job)
-    qtbot.waitUntil(lambda: heard.ends == [job], timeout=5_000)
+    qtbot.waitUntil(lambda: heard.ends == [job], timeout=30_000)
     (got,) = heard.errors
     expected = ReconstructionError if isinstance(error, RuntimeError) else type(error)
     assert type(got) is expected
@@ -54,9 +54,9 @@ def test_every_error_arrives_and_ends_the_worker(qtbot, heard, error):
 def test_quit_runs_the_generators_finally_in_the_worker(qtbot, heard):
     job = CountingJob()
     worker = run(heard, job)
-    qtbot.waitUntil(lambda: job.steps > 10, timeout=5_000)
+    qtbot.waitUntil(lambda: job.steps > 10, timeout=30_000)
     worker.quit()
-    qtbot.waitUntil(lambda: heard.ends == [job], timeout=5_000)
+    qtbot.waitUntil(lambda: heard.ends == [job], timeout=30_000)
     assert job.cleaned_in is not None
     assert job.cleaned_in is not threading.main_thread()
     assert heard.errors == []

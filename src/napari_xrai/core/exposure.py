@@ -163,9 +163,9 @@ class ExposureTable:
 
         def scatter(job: tuple[F32, slice]) -> None:
             grid, part = job
-            value = np.empty((part.stop - part.start, basis.shape[1], 2), np.float32)
+            value = np.empty((2, part.stop - part.start, basis.shape[1]), np.float32)
             for half, amplitude in enumerate(amplitudes):
-                np.matmul(amplitude[lit[part]].astype(np.float32), basis, out=value[:, :, half])
+                np.matmul(amplitude[lit[part]].astype(np.float32), basis, out=value[half])
             kernels.scatter_halves(self.rotation[lit[part]], point, value, grid, edge)
 
         parts = chunks(len(lit), DIRECTIONS_PER_STEP)

@@ -26,6 +26,9 @@ CONVERGED = 0.003
 NEGLIGIBLE_WEIGHT = 0.02
 """Samples below this part of a frame's heaviest are dropped."""
 
+POINTS_AT_HAND = 128
+"""Points of a plane laid down together: two in five of the time of all at once."""
+
 TURN = 0.01
 """Radians to either side, for differences of the expected total."""
 
@@ -92,31 +95,40 @@ def scatter(rotation, point, value, grid, n):  # type: ignore[no-untyped-def]
 
 
 @_njit
+def _lay_row(grid, b, weight, low_even, low_odd, high_even, high_odd):  # type: ignore[no-untyped-def]
+    # loaded and stored as four neighbours at once
+    v0, v1 = grid[b] + weight * low_even, grid[b + 1] + weight * low_odd
+    v2, v3 = grid[b + 2] + weight * high_even, grid[b + 3] + weight * high_odd
+    grid[b], grid[b + 1], grid[b + 2], grid[b + 3] = v0, v1, v2, v3
+
+
+@_njit
 def scatter_halves(rotation, point, value, grid, n):  # type: ignore[no-untyped-def]
-    """`scatter` of two values at once, value[j, p, h], into an interleaved grid[voxel, h]: half the memory traffic."""
-    half = (n - 1) * 0.5
-    n2 = n * n
-    for j in range(len(rotation)):
-        r = rotation[j]
-        for p in range(len(point)):
-            even, odd = value[j, p, 0], value[j, p, 1]
-            qx, qy, qz = point[p, 0], point[p, 1], point[p, 2]
-            x = r[0, 0] * qx + r[0, 1] * qy + r[0, 2] * qz + half
-            y = r[1, 0] * qx + r[1, 1] * qy + r[1, 2] * qz + half
-            z = r[2, 0] * qx + r[2, 1] * qy + r[2, 2] * qz + half
-            ix, iy, iz = int(x), int(y), int(z)
-            fx, fy, fz = x - ix, y - iy, z - iz
-            base = (iz * n + iy) * n + ix
-            for dz in range(2):
-                wz = fz if dz else 1 - fz
-                for dy in range(2):
-                    w = wz * (fy if dy else 1 - fy)
-                    b = base + dz * n2 + dy * n
-                    low, high = w * (1 - fx), w * fx
-                    grid[b, 0] += low * even
-                    grid[b, 1] += low * odd
-                    grid[b + 1, 0] += high * even
-                    grid[b + 1, 1] += high * odd
+    """`scatter` of two values at once, value[h, j, p], into an interleaved grid[voxel, h]: half the memory traffic.
+
+    A few points are laid for all rotations before the next: where rotations are neighbours, their voxels are at hand.
+    """
+    half, one = np.float32((n - 1) * 0.5), np.float32(1)
+    flat = grid.reshape(-1)
+    for first in range(0, len(point), POINTS_AT_HAND):
+        for j in range(len(rotation)):
+            r = rotation[j]
+            for p in range(first, min(first + POINTS_AT_HAND, len(point))):
+                even, odd = value[0, j, p], value[1, j, p]
+                qx, qy, qz = point[p, 0], point[p, 1], point[p, 2]
+                x = r[0, 0] * qx + r[0, 1] * qy + r[0, 2] * qz + half
+                y = r[1, 0] * qx + r[1, 1] * qy + r[1, 2] * qz + half
+                z = r[2, 0] * qx + r[2, 1] * qy + r[2, 2] * qz + half
+                ix, iy, iz = np.int32(x), np.int32(y), np.int32(z)
+                fx, fy, fz = x - np.float32(ix), y - np.float32(iy), z - np.float32(iz)
+                gx, gy, gz = one - fx, one - fy, one - fz
+                laid = (gx * even, gx * odd, fx * even, fx * odd)
+                b = 2 * ((iz * n + iy) * n + ix)
+                _lay_row(flat, b, gz * gy, *laid)
+                _lay_row(flat, b + 2 * n, gz * fy, *laid)
+                b += 2 * n * n
+                _lay_row(flat, b, fz * gy, *laid)
+                _lay_row(flat, b + 2 * n, fz * fy, *laid)
 
 
 @_njit
@@ -475,7 +487,7 @@ def compile_kernels() -> Iterator[None]:
     for kernel, arguments in (
         (gather, (rotation, point, grid, edge, np.zeros((1, 1), np.float32))),
         (scatter, (rotation, point, np.ones((1, 1), np.float32), grid.copy(), edge)),
-        (scatter_halves, (rotation, point, np.ones((1, 1, 2), np.float32), halves, edge)),
+        (scatter_halves, (rotation, point, np.ones((2, 1, 1), np.float32), halves, edge)),
         (scatter_photons, (rotation, photons[0], one, point, *lit, grid.copy(), edge)),
         (expected_totals, (rotation, table, nodes, m, one)),
         (deposit, (rotation, one, nodes, m, np.zeros((6 * m * m, 1)))),
