@@ -28,6 +28,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from napari_xrai.core import kernels
 from napari_xrai.core.coverage import ViewDensity
 from napari_xrai.core.detector import through_beam
 from napari_xrai.core.field import VoxelField, grid_radius
@@ -47,6 +48,9 @@ from napari_xrai.io.truth import read_truth
 
 RADII = (4, 10, 16, 22, 25, 28, 31)
 SUCCESS = 2.5
+
+VIEWS = 500
+"""Random ones, over which a true intensity is made as bright as the frames are."""
 
 
 @dataclass(frozen=True)
@@ -331,7 +335,10 @@ def true_field(engine: Reconstruction, truth: Truth, case: Case) -> VoxelField:
     z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
     value = np.nan_to_num(sample(truth.intensity, np.stack([x, y, z], -1).reshape(-1, 3)), nan=0.0)
     volume.ratio = (value / np.maximum(volume.profile_grid, 1e-9)).astype(np.float32)
-    seen = pixels.response @ np.interp(np.linalg.norm(pixels.q, axis=1), *_radial_mean(volume))
+    turns = random_rotations(VIEWS, np.random.default_rng(0)).astype(np.float32)
+    looked_up = np.empty((VIEWS, len(pixels.q)), np.float32)
+    kernels.gather(turns, pixels.q, volume.ratio, pixels.edge, looked_up)
+    seen = (looked_up @ engine.brightness).mean()
     volume.ratio *= (engine.brightness.sum() + taken_out) / (max(seen, 1e-9) * (1 + background + uneven))
     if uneven:
         rest = volume.profile_grid - np.interp(grid_radius(pixels.edge), *_radial_mean(volume))

@@ -11,6 +11,7 @@ DIR/klh1/truth.h5 holds `intensity` (x, y, z; attr voxel_size_invA) and `density
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -136,7 +137,7 @@ def alignment(true: Volume, trials: int) -> None:
     print(f"alignment over SO(3) × shift × hand, 64³: worst {max(errors):.2f}°, {np.mean(seconds):.2f} CPU s each")
 
 
-OWN = ("2cex", "1bxr", "4bed", "cube named", "cube")
+OWN = ("klh1", "2cex", "1bxr", "4bed", "cube named", "cube")
 SHARED = 0.4
 """Correlation of intensities up to which a density is asked for."""
 
@@ -149,6 +150,11 @@ def own(data: Path, name: str, seed: int, starts: int) -> None:
         pass
     now = engine.snapshot(all_poses=True)
     assert now is not None and truth.density is not None
+    if name == "klh1":  # its geometry knows no wavelength, its truth does
+        voxel = read_truth(data / "klh1" / "truth.h5")[0].voxel_size
+        known = {"voxel_size": voxel, "units": "1/angstrom"}
+        now = replace(now, intensity=replace(now.intensity, **known), weight=replace(now.weight, **known))
+        truth = replace(truth, intensity=replace(truth.intensity, **known))
     edge = int(np.ceil(now.progress.radius))
     result, spent = cpu(lambda: phase(now.intensity, now.weight, starts, radius=edge))
     aligned = align_density(result.density, truth.density, edge=edge)
