@@ -33,6 +33,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from threadpoolctl import threadpool_limits
 
 from convergence import Case, load, true_field
 from napari_xrai.core import kernels
@@ -301,6 +302,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
+    threadpool_limits(1, "blas")  # as in a run
     for _ in kernels.compile_kernels():
         pass
     try:
