@@ -97,6 +97,7 @@ class OnlineReconstruction(Reconstruction):
     def __init__(self, detector: Detector, settings: ReconstructionSettings, n_frames: int | None) -> None:
         super().__init__(detector, settings, None)
         self.most_frames = n_frames
+        self.finer = 1.0  # the reservoir's evidence would take three times the memory
         self.first: SparsePhotons | None = None
         self.past: Volumes | None = None
         self.blocks: deque[Block] = deque()

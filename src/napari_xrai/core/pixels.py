@@ -106,6 +106,14 @@ class Pixels:
             n_orient=int(kept[: self.n_orient].sum()), rank=rank.astype(np.int32), background=left,
         )  # fmt: skip
 
+    def on_finer_voxels(self, finer: float) -> Pixels:
+        """These pixels in a volume of voxels `finer` times smaller."""
+        q = self.q * np.float32(finer)
+        return replace(
+            self, q=q, rho=self.rho * finer, voxel_size=self.voxel_size / finer,
+            ewald_radius=self.ewald_radius * finer, edge=volume_edge(q),
+        )  # fmt: skip
+
     def lit_like(self, other: Pixels) -> Pixels:
         """These pixels under the background of `other` pixels on the same detector, none where those have none."""
         if other.background is None:
@@ -241,8 +249,13 @@ def pixels_of(detector: Detector, like: Pixels | None = None) -> Pixels:
         voxel_size=voxel,
         units=detector.units,
         ewald_radius=detector.ewald_radius / voxel,
-        edge=2 * int(np.ceil(np.linalg.norm(q, axis=1).max())) + 5 if like is None else like.edge,
+        edge=volume_edge(q) if like is None else like.edge,
     )
+
+
+def volume_edge(q: NDArray[np.floating]) -> int:
+    """Voxels along an edge of the volume that all `q` (U, 3), voxels, look at, with room for look-ups between them."""
+    return 2 * int(np.ceil(np.linalg.norm(q, axis=1).max())) + 5
 
 
 def pixel_step(q: NDArray[np.float64]) -> float:

@@ -109,6 +109,7 @@ class Reconstruction:
         self.begun, self.weighing, self.gaining = False, False, True
         self.restored: dict[str, NDArray[Any]] | None = None
         self.beam: Beam | None = None
+        self.finer: float | None = None
         self.radius = self.agreement = self.settled = self.band_radius = 0.0
         self.fluence_shape, self.contrast_kept, self.gain = float("inf"), 1.0, 0.0
         self.junk_law: Law | None = None
@@ -186,8 +187,8 @@ class Reconstruction:
     def _settle(self, frames: SparsePhotons) -> SparsePhotons:
         """Take the pixels for what frames show them to be; the frames on those."""
         move, take_out = self.settings.beam_centre == "auto", self.settings.uneven_background == "auto"
-        found = settle_pixels(self.detector, self.pixels, frames, self.beam, move, take_out)
-        self.pixels, self.speckle, self.beam = found.pixels, found.speckle, found.beam
+        found = settle_pixels(self.detector, self.pixels, frames, self.beam, move, take_out, self.finer)
+        self.pixels, self.speckle, self.beam, self.finer = found.pixels, found.speckle, found.beam, found.finer
         self.facts |= found.facts
         self.orbit = Orbit(self.group, self.pixels.edge) if len(self.group) > 1 else None
         return found.frames
@@ -491,6 +492,7 @@ class Reconstruction:
         for name in CONTINUED:
             setattr(self, name, rest.get(name, getattr(self, name)))  # older checkpoints lack some
         self.beam = Beam.of(rest.get("beam", {}))  # older checkpoints have it where the geometry does
+        self.finer = self.finer or 1.0  # older checkpoints have voxels as wide as pixels
         self.rng.bit_generator.state = rest["rng"]
         self.carried = [arrays[f"photons_{h}"] for h in range(2)], [arrays[f"exposure_{h}"] for h in range(2)]
         self.table = FrameTable.of(arrays)
@@ -511,5 +513,6 @@ HISTORY = ("frames_seen", "log_likelihood", "resolution_q")
 CONTINUED = (
     "history", "facts", "passes_done", "updates", "radius", "agreement", "settled", "band_radius", "contrast_kept",
     "junk_law", "gaining", "gain", "seen", "fluence_shape", "begun", "starts", "looks_like",
+    "finer",
 )  # fmt: skip
 """Plain values of a `Reconstruction` that a state carries."""
