@@ -276,7 +276,7 @@ def test_a_whole_reconstruction_converges_as_on_the_cpu(particle, monkeypatch):
     monkeypatch.setattr(starts, "MOST_STARTS", 1)
     error, likelihood = [], []
     for backend in (COMPILED, TORCH):
-        engine = Reconstruction(detector, ReconstructionSettings(seed=1, passes=2), len(frames))
+        engine = Reconstruction(detector, ReconstructionSettings(seed=4, passes=3), len(frames))
         engine.backend = backend
         for _ in engine.run(lambda size, start: (frames.take(slice(i, i + size)) for i in range(start, 400, size))):
             pass
