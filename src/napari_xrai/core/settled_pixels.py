@@ -15,8 +15,10 @@ from .pixels import LARGEST_RADIUS, Pixels, SparsePhotons, pixel_step
 from .speckle import Speckle, measure_speckle
 from .uneven_background import find_uneven_background
 
-NARROW_SPECKLE = 3.5
-"""Pixels: on voxels as wide as pixels, look-ups flatten narrower ones too much to be fitted (1EI7's, of 3.2)."""
+NARROW_SPECKLE = 4.2
+"""Pixels: look-ups between voxels as wide as pixels flatten narrower ones, so that poses are half as far off again as
+they need be, and equal parts of a particle are bent against one another.
+"""
 
 FINER = 1.5
 """Voxels to a pixel then."""
