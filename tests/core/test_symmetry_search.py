@@ -38,7 +38,7 @@ def said(ratio):
     return look_for_symmetry(ratio, EDGE, INNER, 30.0, SPECKLE)[1]
 
 
-@pytest.mark.parametrize("group", ["C2", "C4", "D2", "D5", "T", "O"])
+@pytest.mark.parametrize("group", ["C2", "C3", "C4", "D2", "D3", "D5", "T", "O", "I"])
 def test_a_group_is_among_those_named_whichever_way_its_axes_point_and_through_noise(group):
     words = said(ratio_of(particle(group, 2), noise=0.2)).split(":")[0]
     named = re.findall(r"[CD]\d+|[TOI]\b", words)

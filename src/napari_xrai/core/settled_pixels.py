@@ -16,12 +16,12 @@ from .speckle import Speckle, measure_speckle
 from .uneven_background import find_uneven_background
 
 NARROW_SPECKLE = 4.2
-"""Pixels: look-ups between voxels as wide as pixels flatten narrower ones, so that poses are half as far off again as
+"""Voxels: look-ups between voxels flatten narrower ones, so that poses are half as far off again as
 they need be, and equal parts of a particle are bent against one another.
 """
 
 FINER = 1.5
-"""Voxels to a pixel then."""
+"""Then so many voxels take the place of one, along each axis."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,13 +88,17 @@ def settle_pixels(
         facts = facts | {"uneven background": f"{sentence}: {done}"}
     if sentence and take_out:
         kept, on_kept, speckle = lit, on_lit, measure_speckle(lit, on_lit)
-    if finer is None:
-        narrow = speckle.sampled and speckle.size < NARROW_SPECKLE
-        finer = FINER if narrow and FINER * kept.orient_radius <= LARGEST_RADIUS else 1.0
+    finer = finer or finer_voxels(kept, speckle)
     if finer != 1:
-        facts = facts | {"voxels": f"{finer:g} to a pixel, for speckles are {speckle.size:.1f} pixels wide"}
+        facts = facts | {"voxels": f"{finer:g} times finer, for speckles would be {speckle.size:.1f} voxels wide"}
         kept, speckle = kept.on_finer_voxels(finer), replace(speckle, diameter=speckle.diameter / finer)
     return SettledPixels(kept, on_kept, speckle, beam, finer, facts)
+
+
+def finer_voxels(pixels: Pixels, speckle: Speckle) -> float:
+    """How many voxels are to take the place of one, along each axis, for look-ups to follow the speckles."""
+    narrow = speckle.sampled and speckle.size < NARROW_SPECKLE
+    return FINER if narrow and FINER * pixels.orient_radius <= LARGEST_RADIUS else 1.0
 
 
 def used_geometry(detector: Detector, pixels: Pixels, beam: Beam) -> UsedGeometry:
