@@ -8,11 +8,14 @@ truth is, and likelihoods sharper than errors. So poses scatter about the truth 
 - ν²: the field v is to a noisier one as the truth is to v. Frames drawn from v, at poses as found, have a known truth.
   They are found under v + α (v₀ − v₁)/2, with v₀ and v₁ of the half-sets: noise once more, as much and of the same
   kind. ν is the factor by which the radii that their Fisher matrices state must grow to hold 68 % of them (parametric
-  bootstrap; Efron 1985, Biometrika 72, 45). It also has what a likelihood is not quadratic by: voxels are rough.
+  bootstrap; Efron 1985, Biometrika 72, 45). It also has what a likelihood is not quadratic by: voxels are rough, and
+  the best of several maxima is farther off than the nearest; so they are found from as many poses as merged frames
+  are. They are drawn halfway between the map and what is scored: between the two is about the truth's contrast.
 - α: both half-sets were merged at poses found under their mean, and frames turn towards its noise. So noise comes back,
   pass by pass, and halves have that part of it in common. An EM iteration keeps the part of an error that is missing
   information, m: α = 1 + m + m² + … = 1/(1 − m). The posterior's samples tell it: m is the variance over them of the
-  slope of log L along the noise, over log L's curvature along it (Louis 1982, J. R. Stat. Soc. B 44, 226).
+  slope of log L along the noise, over log L's curvature along it (Louis 1982, J. R. Stat. Soc. B 44, 226), for drawn
+  frames: the noise where a merged one lies is partly its own photons, which turn no other frame.
 - κ²: what is wrong with v stays wrong over a whole speckle, so residuals of neighbouring pixels go together. Scores
   summed over patches larger than a speckle scatter by κ² more than photons alone make them (cluster-robust variance;
   Liang & Zeger 1986, Biometrika 73, 13), measured on a few hundred frames.
@@ -41,6 +44,7 @@ from . import drawn_frames
 from .contrast import FEWEST_PHOTONS, Contrast, common_contrast, half_ratios, response
 from .drawn_frames import draw_frames, look
 from .field import DARKEST, IntensityField, friedel_sum
+from .inference import CANDIDATES_WEIGHED
 from .light_tables import Tables
 from .likelihood import PoseLikelihood
 from .pixels import Pixels, SparsePhotons
@@ -166,7 +170,7 @@ class PoseUncertainty:
 
     @property
     def missing(self) -> float:
-        """m: part of what frames would say of the field's noise, were their poses known, that they do not."""
+        """m: part of what frames would say of others' noise, were their poses known, that they do not."""
         spread, curvature = self._missing
         return float(np.clip(spread / curvature, 0, MOST_MISSING)) if curvature > 0 else 0.0
 
@@ -203,9 +207,9 @@ class PoseUncertainty:
             return
         few, pose = photons.take(np.arange(n)), np.ascontiguousarray(rotation[:n], np.float32)
         self._scatter += self._patch_scatter(few, pose, fluence[:n])
-        self._missing += self._missing_information(likelihood, few, pose, fisher[:n])
         self._merged += self._information(few, pose, fluence[:n])
-        self._find_again(likelihood, pose, fisher[:n], fluence[:n])
+        self._own = np.append(self._own, self._gained(likelihood, few, pose, fisher[:n]))
+        self._draw(likelihood, pose, fisher[:n], fluence[:n])
         self._tested += n
 
     def _patch_scatter(self, few: SparsePhotons, rotation: F32, fluence: F64) -> F64:
@@ -222,21 +226,31 @@ class PoseUncertainty:
         found = np.einsum("nbi,nij,nbj->", score, inverse, score)
         return np.array([found, np.einsum("nbij,nji->", free, inverse)])
 
-    def _missing_information(
+    def _along_noise(
         self, likelihood: PoseLikelihood, few: SparsePhotons, rotation: F32, fisher: F64
-    ) -> F64:  # fmt: skip
-        """(2,) variance over the posterior of log L's slope along the field's noise, and its curvature along it."""
+    ) -> tuple[F64, F64, F64]:  # fmt: skip
+        """(N, SAMPLES) weights of posterior samples, and there log L's slope along the field's noise, and curvature."""
         normal = self._rng.normal(size=(len(few), 1, SAMPLES, 3))
         sample, weight = likelihood.sample(few, rotation[:, None], fisher[:, None], 1.0, normal)
         less, now, more = (
             scored.score(few, sample) for scored in (self.noisier_field(-1.0), likelihood, self.noisier_field(1.0))
         )
-        slope = (more - less) / 2
+        return weight, (more - less) / 2, 2 * now - more - less
+
+    def _gained(self, likelihood: PoseLikelihood, few: SparsePhotons, rotation: F32, fisher: F64) -> F64:
+        """(N,) log L under the half-set that each frame is in, over that under the other."""
+        weight, slope, _ = self._along_noise(likelihood, few, rotation, fisher)
         own_half = np.where(few.index % 2 == 0, 1.0, -1.0)  # more of the noise is more of the even half
-        self._own = np.append(self._own, own_half * 2 * (weight * slope).sum(1))
+        return np.asarray(own_half * 2 * (weight * slope).sum(1))
+
+    def _missing_information(
+        self, likelihood: PoseLikelihood, few: SparsePhotons, rotation: F32, fisher: F64
+    ) -> F64:  # fmt: skip
+        """(2,) variance over the posterior of log L's slope along the field's noise, and its curvature along it."""
+        weight, slope, curvature = self._along_noise(likelihood, few, rotation, fisher)
         spread = weight * np.square(slope - (weight * slope).sum(1, keepdims=True))
         unbiased = len(few) / max(float((1 - np.square(weight).sum(1)).sum()), 1e-9)
-        return np.array([spread.sum() * unbiased, (weight * (2 * now - more - less)).sum()])
+        return np.array([spread.sum() * unbiased, (weight * curvature).sum()])
 
     def _information(self, few: SparsePhotons, rotation: F32, fluence: F64) -> F64:
         """(2,) Σ K t·t of the frames' photons, and Σ λ t·t of those expected."""
@@ -247,22 +261,25 @@ class PoseUncertainty:
         )  # fmt: skip
         return out
 
-    def _find_again(self, likelihood: PoseLikelihood, pose: F32, fisher: F64, fluence: F64) -> None:
-        """Draw frames from the field, find them under one that is noisier, and note how far off they are; and under
-        the field itself, how steep they see it.
+    def _draw(self, likelihood: PoseLikelihood, pose: F32, fisher: F64, fluence: F64) -> None:
+        """Draw frames from the field: note how steep they see it and what they miss of its noise, and how far off they
+        are when found under one that is noisier.
         """
-        noisier_likelihood = self.noisier_field(1 / (1 - self.missing))
-        drawn = draw_frames(self.pixels, self.brightness, self.n_pixels, self.ratio, pose, fluence, DRAWS, self._rng)
+        smooth = np.float32(0.5) * (self.ratio + self.noisier_field.scored)
+        drawn = draw_frames(self.pixels, self.brightness, self.n_pixels, smooth, pose, fluence, DRAWS, self._rng)
         truth = np.repeat(pose, DRAWS, 0)
         aside = np.repeat(np.linalg.cholesky(np.linalg.inv(fisher + PRIOR * np.eye(3))), DRAWS, 0)
-        step = (aside @ self._rng.normal(size=(len(truth), 3, 1)))[:, :, 0]
-        start = np.asarray(exp_map(step) @ truth, np.float32)  # from beside: the nearest maximum may be too near
-        end, stated, _ = noisier_likelihood.refine(drawn, start[:, None])
-        self._beyond = np.append(self._beyond, strayed(end[:, 0], truth, stated[:, 0]))
+        step = np.einsum("nij,nsj->nsi", aside, self._rng.normal(size=(len(truth), CANDIDATES_WEIGHED, 3)))
+        start = np.asarray(exp_map(step) @ truth[:, None], np.float32)  # at the truth, the nearest maximum is too near
         some = np.arange(0, len(truth), DRAWS)
         fresh = drawn.take(some)
-        found, _, _ = likelihood.refine(fresh, start[some, None])
-        self._drawn += self._information(fresh, np.ascontiguousarray(found[:, 0]), fluence)
+        fitted, stated, _ = likelihood.refine(fresh, start[some, :1])
+        found = np.ascontiguousarray(fitted[:, 0])
+        self._drawn += self._information(fresh, found, fluence)
+        self._missing += self._missing_information(likelihood, fresh, found, stated[:, 0])
+        end, stated, value = self.noisier_field(1 / (1 - self.missing)).refine(drawn, start)
+        best = np.arange(len(truth)), value.argmax(1)
+        self._beyond = np.append(self._beyond, strayed(end[best], truth, stated[best]))
 
     def covariance(self, fisher: F64) -> F64:
         """(N, 3, 3) of the rotation vector ω in exp(ω)·rotation, rad²; `fisher` (N, 3, 3) as from refinement."""
