@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from .backend import COMPILED, Backend
-from .field import DARKEST, IntensityField, friedel_sum
+from .field import DARKEST, NEIGHBOURS, IntensityField, friedel_sum
 from .pixels import Pixels, SparsePhotons
 from .search import PolarSearch
 from .symmetry import IDENTITY, Orbit
@@ -30,13 +30,12 @@ SAMPLING = 2.84
 NEGLIGIBLE = -40.0
 """Log of a posterior too small to matter: below it, exp and its square would fall into slow denormal numbers."""
 
-NEIGHBOURS = 2.0
-"""Voxels beyond the radius that look-ups reach into."""
-
 PROBED = 48
 """Frames of a batch whose posteriors tell the temperature."""
-HOTTEST, FLATTEST, SIZE_KNOWN = 1e-3, -0.1, 0.01
-"""Smallest inverse temperature; smallest steepness believed of a secant; how well ln of the sample size is known."""
+HOTTEST, FLATTEST = 1e-3, -0.1
+"""Smallest inverse temperature, and smallest steepness believed of a secant."""
+SIZE_KNOWN, TRIALS = 0.01, 20
+"""ln of the sample size is to be known so well; about three trials do, and more than this are never made."""
 
 MEMORY, PHOTONS_REMEMBERED = 12, 100_000
 """Batches whose evidence the field rests on, and photons where that is more: what earlier, vaguer posteriors laid down
@@ -107,7 +106,7 @@ def bootstrap(
 
 
 def surroundings(edge: int, radius: float) -> tuple[tuple[slice, slice, slice], int]:
-    """The smallest cube about the middle of a grid (edge³) that has everything within `radius` voxels; its edge."""
+    """A cube about the middle of a grid (edge³), a voxel farther than `radius` where the grid is; and its edge."""
     reach = min(math.ceil(radius) + 1, edge // 2)
     near = slice(edge // 2 - reach, edge // 2 + reach + 1)
     return (near, near, near), 2 * reach + 1
@@ -127,12 +126,12 @@ def inverse_temperature(score: torch.Tensor, effective: float, guess: float) -> 
     low, high = math.log(HOTTEST), 0.0
     x, steepness = math.log(guess), -1.5  # the size falls as β^(−3/2) where posteriors are Gaussian on SO(3)
     probed: dict[float, float] = {}
-    while True:
+    for _ in range(TRIALS):
         p = (math.exp(x) * score).clamp_(min=NEGLIGIBLE).exp_()
         excess = math.log(float((p.sum(1).square() / p.square().sum(1)).median()) / effective)
         low, high = (x, high) if excess > 0 else (low, x)
         if abs(excess) < SIZE_KNOWN or high - low < SIZE_KNOWN:
-            return math.exp(x)
+            break
         if probed:
             last, its_excess = next(reversed(probed.items()))
             steepness = min((excess - its_excess) / (x - last), FLATTEST)
@@ -140,3 +139,4 @@ def inverse_temperature(score: torch.Tensor, effective: float, guess: float) -> 
         x = min(max(x - excess / steepness, low), high)
         if x in probed:  # beyond what is known to be too cold or too hot
             x = (low + high) / 2
+    return math.exp(x)

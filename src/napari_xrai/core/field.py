@@ -32,6 +32,9 @@ FIRST_BAND = 0.18
 LONGEST = 1.5
 """Times its mean diameter that a particle may be long: what its diffraction varies by has no wider band."""
 
+NEIGHBOURS = 2.0
+"""Voxels beyond a radius that look-ups and smoothing reach into."""
+
 ROUGHEST = 0.13
 """ln of what look-ups find over what voxels hold, rms over photons, beyond which look-ups are not fitted: peaks
 narrower than voxels can follow would draw frames, and grow with each pass."""

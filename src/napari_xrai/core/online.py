@@ -29,6 +29,7 @@ from .beam_centre import Beam
 from .blank_background import BlankBackground
 from .blocks import Column
 from .detector import through_beam
+from .field import NEIGHBOURS
 from .frame_table import FrameTable
 from .frames import DROPPED, NOT_HIT, Detector, Progress, Snapshot, Verdict
 from .inference import Proposer
@@ -36,7 +37,6 @@ from .likelihood import PoseLikelihood
 from .pixels import SparsePhotons, pixels_of
 from .reconstruction import (
     MARCH,
-    NEIGHBOURS,
     RESERVOIR_FRAMES,
     RESERVOIR_PHOTONS,
     Reconstruction,

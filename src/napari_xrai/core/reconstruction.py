@@ -19,7 +19,7 @@ from .bootstrap import bootstrap
 from .contrast import photon_contrast
 from .coverage import ViewDensity
 from .evidence import Evidence
-from .field import DARKEST, IntensityField, RadialProfile
+from .field import DARKEST, NEIGHBOURS, IntensityField, RadialProfile
 from .fields import make_field
 from .frame_table import FrameTable
 from .frames import Detector, Frames, Progress, Snapshot, Verdict, Volume
@@ -68,8 +68,6 @@ FIRST_BETA = 0.5
 BAND_AGAIN = 1.3
 """Growth of the resolution after which the field's band is measured again."""
 
-NEIGHBOURS = 2.0
-"""Voxels beyond a radius that interpolation and smoothing reach into."""
 SUPPORTED = 0.15
 """Half-set shell correlation that lets the resolution grow past a shell."""
 
