@@ -40,19 +40,15 @@ from napari_xrai.core import kernels
 from napari_xrai.core.amortised import SIGHT, AmortisedPoses
 from napari_xrai.core.backend import Backend
 from napari_xrai.core.encoder import PolarImage, PoseEncoder, propose, sleep
+from napari_xrai.core.engine import FRAMES_PER_UPDATE, SEARCH_RADIUS, SEARCH_SAMPLING
 from napari_xrai.core.evidence import Evidence
+from napari_xrai.core.field import DARKEST
 from napari_xrai.core.frames import Detector, Frames
 from napari_xrai.core.inference import CANDIDATES_REFINED, DIRECTIONS_KEPT, SAMPLES_PER_MODE, infer_poses
 from napari_xrai.core.likelihood import NEWTON_STEPS
 from napari_xrai.core.pixels import SparsePhotons
-from napari_xrai.core.reconstruction import (
-    DARKEST,
-    FRAMES_PER_UPDATE,
-    SEARCH_RADIUS,
-    SEARCH_SAMPLING,
-    Reconstruction,
-    ReconstructionSettings,
-)
+from napari_xrai.core.reconstruction import Reconstruction
+from napari_xrai.core.reconstruction_settings import ReconstructionSettings
 from napari_xrai.core.search import PolarSearch
 from napari_xrai.core.simulate import Truth
 from napari_xrai.core.torch_backend import backend_of, torch_backend

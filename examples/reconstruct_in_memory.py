@@ -12,7 +12,8 @@ import numpy as np
 
 from napari_xrai.core.frames import Frames
 from napari_xrai.core.particle import builtin_particle
-from napari_xrai.core.reconstruction import Reconstruction, ReconstructionSettings
+from napari_xrai.core.reconstruction import Reconstruction
+from napari_xrai.core.reconstruction_settings import ReconstructionSettings
 from napari_xrai.core.resolution import sphere_correlation
 from napari_xrai.core.rotations import align_poses, quaternion_to_matrix
 from napari_xrai.core.simulate import PRESETS, simulate

@@ -29,18 +29,14 @@ from .beam_centre import Beam
 from .blank_background import BlankBackground
 from .blocks import Column
 from .detector import through_beam
+from .engine import MARCH
 from .field import NEIGHBOURS
 from .frame_table import FrameTable
 from .frames import DROPPED, NOT_HIT, Detector, Progress, Snapshot, Verdict
 from .inference import Proposer
 from .likelihood import PoseLikelihood
 from .pixels import SparsePhotons, pixels_of
-from .reconstruction import (
-    MARCH,
-    RESERVOIR_FRAMES,
-    RESERVOIR_PHOTONS,
-    Reconstruction,
-)
+from .reconstruction import RESERVOIR_FRAMES, RESERVOIR_PHOTONS, Reconstruction
 from .reconstruction_settings import ReconstructionSettings
 from .reservoir import Block, Growing, Volumes, add_volumes, scale_volumes
 from .stopping import GAINING

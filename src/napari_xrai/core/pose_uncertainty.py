@@ -5,12 +5,13 @@ truth is, and likelihoods sharper than errors. So poses scatter about the truth 
 
     C = ν² κ² s F⁻¹
 
-- ν²: the field v is to a noisier one as the truth is to v. Frames drawn from v, at poses as found, have a known truth.
-  They are found under v + α (v₀ − v₁)/2, with v₀ and v₁ of the half-sets: noise once more, as much and of the same
-  kind. ν is the factor by which the radii that their Fisher matrices state must grow to hold 68 % of them (parametric
-  bootstrap; Efron 1985, Biometrika 72, 45). It also has what a likelihood is not quadratic by: voxels are rough, and
-  the best of several maxima is farther off than the nearest; so they are found from as many poses as merged frames
-  are. They are drawn halfway between the map and what is scored: between the two is about the truth's contrast.
+- ν²: the field v is to a worse one as the truth is to v. Frames drawn from v, at poses as found, have a known truth.
+  They are found under H v + α (v₀ − v₁)/2, with v₀ and v₁ of the half-sets: noise once more, as much and of the same
+  kind, and speckles once more as much fainter as v's are than the truth's (`contrast.response`): errors grow with
+  their faintness, and stated radii too. ν is the factor by which the radii that their Fisher matrices state must grow
+  to hold 68 % of them (parametric bootstrap; Efron 1985, Biometrika 72, 45). It also has what a likelihood is not
+  quadratic by: voxels are rough, and the best of several maxima is farther off than the nearest; so they are found
+  from as many poses as merged frames are.
 - α: both half-sets were merged at poses found under their mean, and frames turn towards its noise. So noise comes back,
   pass by pass, and halves have that part of it in common. An EM iteration keeps the part of an error that is missing
   information, m: α = 1 + m + m² + … = 1/(1 − m). The posterior's samples tell it: m is the variance over them of the
@@ -43,7 +44,7 @@ from scipy.special import gammaincinv
 from . import drawn_frames
 from .contrast import FEWEST_PHOTONS, Contrast, common_contrast, half_ratios, response
 from .drawn_frames import draw_frames, look
-from .field import DARKEST, IntensityField, friedel_sum
+from .field import DARKEST, IntensityField, friedel_sum, grid_radius
 from .inference import CANDIDATES_WEIGHED
 from .light_tables import Tables
 from .likelihood import PoseLikelihood
@@ -83,33 +84,35 @@ _njit: Any = njit(nogil=True, fastmath={"reassoc", "contract", "arcp", "nsz"}, e
 
 
 class NoisierField:
-    """Likelihoods under the field that is scored, with more of its noise.
+    """Likelihoods under a field, with more of the noise of the reconstruction.
 
     Parameters
     ----------
     scoring : Scoring
     scored, noise : (edge³) float32
         The ratio that photons are scored against, and half the difference of the half-sets.
-    tables : two of Tables
-        Of the field as it is, and with its noise once more.
+    tables, added : Tables
+        Of the field, and what noise once more adds to them.
     """
 
-    def __init__(self, scoring: Scoring, scored: F32, noise: F32, tables: tuple[Tables, Tables]) -> None:
-        self.scoring, self.scored, self.noise, self.tables = scoring, scored, noise, tables
+    def __init__(self, scoring: Scoring, scored: F32, noise: F32, tables: Tables, added: Tables) -> None:
+        self.scoring, self.scored, self.noise, self.tables, self.added = scoring, scored, noise, tables, added
 
     def __call__(self, amount: float) -> PoseLikelihood:
         """The likelihood with `amount` times the noise added; what tables hold is as good as linear in it."""
-        (photons, light), (more_photons, more_light) = self.tables
-        step = np.float32(amount)
-        added = None if light is None or more_light is None else light + step * (more_light - light)
-        return self.scoring(
-            noisier(self.scored, self.noise, amount), (photons + step * (more_photons - photons), added)
-        )
+        return self.scoring(noisier(self.scored, self.noise, amount), plus(self.tables, self.added, amount))
 
 
 def noisier(scored: F32, noise: F32, amount: float) -> F32:
     """(edge³) log ratio with `amount` times the noise added."""
     return np.log(np.maximum(scored + np.float32(amount) * noise, np.float32(DARKEST)))
+
+
+def plus(tables: Tables, added: Tables, amount: float) -> Tables:
+    """`tables` and `amount` times `added`."""
+    (photons, light), (more_photons, more_light) = tables, added
+    step = np.float32(amount)
+    return photons + step * more_photons, None if light is None or more_light is None else light + step * more_light
 
 
 class PoseUncertainty:
@@ -124,7 +127,8 @@ class PoseUncertainty:
         log ratio that poses are found under.
     ratio : (edge³) float32
         The field itself.
-    noisier_field : NoisierField
+    noisier_field, fainter_field : NoisierField
+        What photons are scored against, and the same with the speckles fainter by H.
     response : (S,) float64
         H by shell, from `contrast.response`.
     radius : float
@@ -134,11 +138,11 @@ class PoseUncertainty:
     """
 
     def __init__(
-        self, pixels: Pixels, brightness: F32, log_grid: F32, ratio: F32, noisier_field: NoisierField, response: F64,
-        radius: float, speckle: float,
+        self, pixels: Pixels, brightness: F32, log_grid: F32, ratio: F32, noisier_field: NoisierField,
+        fainter_field: NoisierField, response: F64, radius: float, speckle: float,
     ) -> None:  # fmt: skip
         self.pixels, self.brightness, self.log_grid = pixels, brightness, log_grid
-        self.ratio, self.noisier_field = ratio, noisier_field
+        self.ratio, self.noisier_field, self.fainter_field = ratio, noisier_field, fainter_field
         self.n_pixels, self.response = pixels.within(radius), response
         self.light = np.zeros_like(brightness) if pixels.background is None else pixels.background.light
         shell = np.rint(np.linalg.norm(pixels.q, axis=1)).astype(np.int64)
@@ -263,10 +267,9 @@ class PoseUncertainty:
 
     def _draw(self, likelihood: PoseLikelihood, pose: F32, fisher: F64, fluence: F64) -> None:
         """Draw frames from the field: note how steep they see it and what they miss of its noise, and how far off they
-        are when found under one that is noisier.
+        are when found under one that is fainter and noisier.
         """
-        smooth = np.float32(0.5) * (self.ratio + self.noisier_field.scored)
-        drawn = draw_frames(self.pixels, self.brightness, self.n_pixels, smooth, pose, fluence, DRAWS, self._rng)
+        drawn = draw_frames(self.pixels, self.brightness, self.n_pixels, self.ratio, pose, fluence, DRAWS, self._rng)
         truth = np.repeat(pose, DRAWS, 0)
         aside = np.repeat(np.linalg.cholesky(np.linalg.inv(fisher + PRIOR * np.eye(3))), DRAWS, 0)
         step = np.einsum("nij,nsj->nsi", aside, self._rng.normal(size=(len(truth), CANDIDATES_WEIGHED, 3)))
@@ -277,7 +280,7 @@ class PoseUncertainty:
         found = np.ascontiguousarray(fitted[:, 0])
         self._drawn += self._information(fresh, found, fluence)
         self._missing += self._missing_information(likelihood, fresh, found, stated[:, 0])
-        end, stated, value = self.noisier_field(1 / (1 - self.missing)).refine(drawn, start)
+        end, stated, value = self.fainter_field(1 / (1 - self.missing)).refine(drawn, start)
         best = np.arange(len(truth)), value.argmax(1)
         self._beyond = np.append(self._beyond, strayed(end[best], truth, stated[best]))
 
@@ -329,10 +332,23 @@ def measure_uncertainty(
     kept = response(contrast, common_contrast((one, other), seen, field.edge))
     log_grid = field.log_grid()
     scored, noise = np.asarray(np.exp(log_grid), np.float32), np.asarray((one - other) / 2, np.float32)
-    more = noisier(scored, noise, 1.0)
-    with_more = yield from tabulating(more, np.exp(more) if field.overshoot is None else None)
-    noisier_field = NoisierField(scoring, scored, noise, (tables, with_more))
-    return PoseUncertainty(pixels, brightness, log_grid, field.ratio, noisier_field, kept, radius, speckle)
+
+    def tables_of(log: F32) -> Generator[None, None, Tables]:
+        return tabulating(log, np.exp(log) if field.overshoot is None else None)
+
+    added = plus((yield from tables_of(noisier(scored, noise, 1.0))), tables, -1.0)
+    faint = fainter(scored, kept, field.edge)
+    of_faint = yield from tables_of(noisier(faint, noise, 0.0))
+    return PoseUncertainty(
+        pixels, brightness, log_grid, field.ratio, NoisierField(scoring, scored, noise, tables, added),
+        NoisierField(scoring, faint, noise, of_faint, added), kept, radius, speckle,
+    )  # fmt: skip
+
+
+def fainter(ratio: F32, response: F64, edge: int) -> F32:
+    """(edge³) ratio with its speckles fainter by the response (S,) of their shell; beyond the last shell, of that."""
+    shell = np.minimum(np.rint(grid_radius(edge)).astype(int), len(response) - 1).reshape(-1)
+    return np.asarray(1 + response[shell] * (ratio - 1), np.float32)
 
 
 def radius_of(covariance: F64, confidence: F64) -> F64:
