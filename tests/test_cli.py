@@ -95,7 +95,10 @@ def test_help_is_quick():
         (["reconstruct", "x.emc", "--config", "none.json"], "none.json cannot be read"),
         (["reconstruct", "x.emc", "--dance"], "No such option: --dance"),
         (["reconstruct", "x.cxi", "--follow", "--idle-timeout", "0.2"], "x.cxi does not exist"),
-        (["reconstruct", "tcp://nowhere"], "--address: .*tcp://nowhere"),
+        (["reconstruct", "tcp://nowhere"], "SOURCE: a stream's address has a host and a port.*tcp://nowhere"),
+        (["reconstruct", "x.emc", "--device", "gpu"], "--device: give auto, cpu, cuda, .*not 'gpu'"),
+        (["simulate", "cube", "t.cxi", "--seed", "-3"], "--seed: -3 is negative"),
+        (["simulate", "cube", "t.cxi", "--photons", "1e12"], r"1e\+12 photons are too many for one frame"),
         (["reconstruct", "tcp://localhost:9", "--idle-timeout", "0.2"], "nothing came from tcp://localhost:9"),
         (["serve", "cube", "--rate", "0"], "--rate must be a positive number"),
         (["reconstruct"], "no frames given"),
@@ -135,6 +138,22 @@ def test_unreadable_frames_are_one_line_and_exit_2(cli, frames, tmp_path):
         assert is_one_line(err)
         assert name in err
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_terminal_without_the_signs_gets_the_words(frames):
+    said = subprocess.run(
+        [sys.executable, "-m", "napari_xrai", "info", frames], capture_output=True, text=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert said.returncode == 0 and said.stderr == ""
+    assert "200 frames ? 4,096 pixels" in said.stdout
+
+
+def test_looking_at_frames_remembers_nothing(cli, tmp_path):
+    np.save(tmp_path / "plain.npy", np.random.default_rng(0).poisson(0.1, (50, 64, 64)))
+    assert cli("info", "plain.npy", "--distance", "0.3", "--pixel-size", "0.001")[0] == 0
+    status, out, _ = cli("info", "plain.npy")
+    assert status == 0 and "--distance" in out and "remembered" not in out
 
 
 def test_info_in_words_and_as_json(cli, frames):

@@ -122,7 +122,8 @@ def test_options_and_paths_that_cannot_be(cli, tmp_path):
 def test_a_failed_run_is_not_whitewashed(cli, tmp_path):
     run = write_run(tmp_path / "run", snapshot_of(verdict="failed", reason="no two starts found the same particle"))
     _, out, _ = cli("phase", run, "--starts", "2")
-    assert "not to be believed: no two starts found the same particle" in out
+    assert out.startswith("doubtful: the intensity is not to be believed (no two starts found the same particle)")
+    assert read_run(run).snapshot.phasing.verdict == "doubtful"
 
 
 def test_a_run_that_is_being_written_is_not_phased(tmp_path):

@@ -6,6 +6,7 @@ are inside the commands, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import sys
@@ -74,6 +75,9 @@ PolarizationOption = Annotated[str | None, typer.Option(help="x, y or none, wher
 
 def main() -> NoReturn:
     """Run the command line and exit; whatever the user got wrong is one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that has no Å shows ?
     try:
         status = app(prog_name="napari-xrai", standalone_mode=False)
     except typer.TyperException as error:
@@ -117,8 +121,6 @@ def info(
 ) -> None:
     """Say what is in a file, and what is missing."""
     from .io.open import describe, open_source
-    from .remembered import remember
-    from .settings import InputSettings
 
     given = _settings(None, {"input": {
         "sources": file, "detector": detector, "mask": mask, "energy_eV": energy, "distance_m": distance,
@@ -133,8 +135,6 @@ def info(
     print(json.dumps(description.as_json()) if as_json else description.sentence)
     if not as_json:
         _say_what_helps(source)
-    files = {"detector": detector and detector.resolve(), "mask": mask and mask.resolve()}
-    remember(source, InputSettings.model_validate({**given.model_dump(), **files}))
 
 
 def _say_what_helps(source: FrameSource) -> None:
@@ -396,7 +396,9 @@ def _settings(base: Path | None, given: dict[str, dict[str, Any]]) -> Settings:
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     field = str(problem["loc"][-1]) if problem["loc"] else "settings"
-    name = f"--{OPTIONS.get(field, field.replace('_', '-'))}"
+    name = "SOURCE" if field == "address" else f"--{OPTIONS.get(field, field.replace('_', '-'))}"
+    if problem["type"] == "extra_forbidden":
+        return f"{field} is no setting: take it out, or check its spelling"
     said, given = problem["msg"].removeprefix("Value error, "), repr(problem["input"])
     given = given if len(given) <= LONGEST_QUOTED else f"{given[:LONGEST_QUOTED]}…"
     return f"{name}: {said[0].lower()}{said[1:]}, not {given}"

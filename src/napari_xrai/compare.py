@@ -155,7 +155,7 @@ def comparison_table(result: Comparison) -> Table:
     for name, key in (("median", "median"), ("mean", "mean"), ("90th percentile", "p90")):
         table.add_row(f"pose error, {name}", f"{error[key]:.2f}°")
     for radius, cc in result.shell_cc.items():
-        table.add_row(f"shell CC at radius {radius}", f"{cc:.3f}")
+        table.add_row(f"shell CC at {radius} voxels from q = 0", f"{cc:.3f}")
     if result.fsc is not None:
         resolution = result.fsc_resolution_A
         table.add_row("density: FSC ≥ 0.5 to", f"{resolution:.1f} Å" if resolution else "nowhere")

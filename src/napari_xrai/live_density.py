@@ -76,5 +76,6 @@ class LiveDensity:
             if snapshot.trust is not None:
                 halves = snapshot.trust.halves
                 self.outcome = compared_by_halves(self.outcome, result, halves, snapshot.weight, radius)
+        self.outcome = self.outcome.of_intensity(snapshot.verdict, snapshot.reason)
         self.density = None if self.outcome.verdict == "failed" else result.density
         self.finished = True

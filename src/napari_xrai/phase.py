@@ -95,7 +95,8 @@ class RunPhasing:
             result = phased.result()
         except ValueError as error:
             raise InputError(f"{self.saved.path} cannot be phased: {error}") from error
-        self.phasing = self._with_halves(result)
+        now = self._snapshot
+        self.phasing = self._with_halves(result).of_intensity(now.verdict, now.reason)
         self.density = None if result.verdict == "failed" else result.density
         write_phasing(self.saved, self.density, self.phasing)
         yield self.starts, self.starts
@@ -128,12 +129,12 @@ class RunPhasing:
         if self.phasing is None:
             return "not phased yet"
         lines = [f"{self.phasing.verdict}: {self.phasing.reason}", curve_words(self.phasing, self._snapshot)]
-        if self._snapshot.verdict == "failed" and self.density is not None:
-            lines.append(f"but the intensity itself is not to be believed: {self._snapshot.reason}")
         if self.density is None:
             lines.append("no density is kept: what single starts show is not determined by this intensity")
         else:
             lines.append(str(beside_result(self.saved.path, "density.mrc")))
+        if (page := beside_result(self.saved.path, "report.html")).exists():
+            lines.append(f"{page} is of before: napari-xrai report {self.saved.path} makes it anew")
         return "\n".join(line for line in lines if line)
 
 

@@ -21,6 +21,7 @@ from .core.frames import Phasing, Snapshot
 from .core.resolution import shell_index
 from .io.atomic import replacing
 from .io.source import InputError
+from .live_density import FINAL_STARTS
 from .report_curves import Axis, Level, Series, bars, plot
 from .report_pictures import Picture, beam_directions, density_views, intensity_sections, pose_map
 from .resolution_words import resolution_q
@@ -130,7 +131,7 @@ def _title(saved: SavedRun) -> str:
 
 def _written(path: Path) -> str:
     file = path / RESULT if path.is_dir() else path
-    return f"{datetime.fromtimestamp(file.stat().st_mtime).astimezone():%Y-%m-%d %H:%M}"
+    return f"{datetime.fromtimestamp(file.stat().st_mtime).astimezone():%Y-%m-%d %H:%M %Z}"
 
 
 def _tiles(saved: SavedRun) -> list[Tile]:
@@ -405,8 +406,10 @@ def _again(saved: SavedRun) -> list[str]:
         command += ["--config", str((saved.path / SETTINGS).resolve())]
     else:
         command += saved.sources
-    run = shlex.quote(str(saved.path.resolve()))
-    return [f"{shlex.join(command)} --out again", f"napari-xrai phase {run} --starts 20", f"napari-xrai report {run}"]
+    commands, phasing = [f"{shlex.join(command)} --out again"], saved.snapshot and saved.snapshot.phasing
+    if phasing and phasing.starts != FINAL_STARTS:  # those are a reconstruction's own
+        commands.append(f"napari-xrai phase again --starts {phasing.starts} --seed {phasing.seed}")
+    return [*commands, "napari-xrai report again"]
 
 
 def _versions(saved: SavedRun, made: datetime) -> dict[str, str]:

@@ -15,6 +15,18 @@ def _point_group(name: str) -> str:
     return name.strip().upper()
 
 
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ValueError("give auto, cpu, cuda, or one card as cuda:0")
+    return name
+
+
+def _address(name: str) -> str:
+    if not re.fullmatch(r"tcp://[^\s/]+:\d+", name):
+        raise ValueError("a stream's address has a host and a port, tcp://host:45454")
+    return name
+
+
 class InputSettings(BaseModel):
     """Where the frames come from, and what their files do not say."""
 
@@ -39,10 +51,8 @@ class StreamSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     follow: bool = Field(default=False, description="Go on with the frames that are added to the file or folder")
-    address: str | None = Field(
-        default=None,
-        pattern=r"^tcp://[^\s/]+:\d+$",
-        description="tcp://host:port of a server; tcp://*:port waits for one",
+    address: Annotated[str, AfterValidator(_address)] | None = Field(
+        default=None, description="tcp://host:port of a server; tcp://*:port waits for one"
     )
     socket: Literal["REQ", "SUB", "PULL"] = Field(default="REQ", description="Kind of the server's socket")
     data: str | None = Field(default=None, description="SOURCE:KEY of the frames in a message")
@@ -74,7 +84,7 @@ class EngineSettings(BaseModel):
         default=None, description="Stop after this many received frames"
     )
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Equal seeds give equal results on the same CPU")
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:i", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: Annotated[str, AfterValidator(_device)] = Field(default="auto", description="auto, cpu, cuda or cuda:i")
     threads: Annotated[int, Field(ge=1)] | None = Field(default=None, description="CPU threads")
     field: Literal["auto", "voxel", "hash", "siren"] = Field(
         default="auto", description="What holds the 3D intensity: a grid of voxels, a hash grid, a neural network"

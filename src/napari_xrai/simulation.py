@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .core.simulate import PRESETS, simulate
+from .io.batched import MOST_PHOTONS
 from .io.cxi_writer import CxiWriter
 from .io.source import InputError
 from .io.structure import read_particle
@@ -41,6 +42,10 @@ def write_simulation(
         raise InputError(f"{out} is a folder: name the CXI file to write")
     if frames is not None and frames > MOST_FRAMES:
         raise InputError(f"{frames} frames are too many for one file: ask for at most {MOST_FRAMES:,}")
+    if photons is not None and photons > MOST_PHOTONS:
+        raise InputError(f"{photons:g} photons are too many for one frame: ask for at most {MOST_PHOTONS:,}")
+    if seed < 0:
+        raise InputError(f"--seed: {seed} is negative, give 0 or more")
     for path in (out, truth_path(out)):
         if path.exists():
             raise InputError(f"{path} exists already: choose another name, or remove it first")

@@ -99,6 +99,24 @@ def test_from_noise_to_the_true_poses(case, whole):
     assert engine.light.exposure.point_spacing <= engine.speckle.size / POINTS_PER_SPECKLE
 
 
+def test_frames_of_two_particles_are_never_called_one(case):
+    # the other is the same, a quarter smaller
+    preset = Preset((32, 32), 1.8e-3, 0.4, HC_EV_A / 4.0, stop_radius_px=2)
+    _, _, batches = simulate(builtin_particle("demo"), preset, n_frames=N // 2, photons=2000, seed=2)
+    both = Frames.concatenate([case.frames.take(slice(0, N // 2)), *batches])
+    engine, steps = replace(case, frames=both).run()
+    deque(steps, maxlen=0)
+    verdict, reason = engine.verdict()
+    assert verdict == "improving" and "several particles" in reason
+
+
+def test_a_stuck_detector_is_said(case):
+    stuck = case.frames.take(np.full(300, 1))
+    _, steps = replace(case, frames=stuck).run(300)
+    with pytest.raises(ValueError, match="the first 300 frames have the same photons: the detector was stuck"):
+        deque(steps, maxlen=0)
+
+
 def two_pixels_off(case):
     return replace(case, detector=through_beam(case.detector, np.array([-2.0, 0.0]) * 1.8e-3 / 0.3))
 

@@ -35,7 +35,7 @@ def particle(group, seed):
 
 
 def said(ratio):
-    return look_for_symmetry(ratio, EDGE, INNER, 30.0, SPECKLE)[1]
+    return look_for_symmetry(ratio, EDGE, INNER, 30.0, SPECKLE).words
 
 
 @pytest.mark.parametrize("group", ["C2", "C3", "C4", "D2", "D3", "D5", "T", "O", "I"])

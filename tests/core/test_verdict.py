@@ -6,7 +6,7 @@ from napari_xrai.core.verdict import judge, so_far
 
 GOOD = {
     "sampled": True, "used": 4000, "junk": 100, "starts": 5, "agreement": 0.95, "settled": 0.98, "gaining": False,
-    "contrast": 0.9, "off_centre": 0.05, "crowding": 0.1, "looks_like": "",
+    "contrast": 0.9, "off_centre": 0.05, "crowding": 0.1, "group_named": False, "asymmetric": True, "looks_like": "",
 }  # fmt: skip
 
 
@@ -21,7 +21,9 @@ def test_a_run_with_nothing_against_it_has_converged():
         ({"off_centre": 0.3}, "failed", "mirror"),
         ({"agreement": 0.6}, "failed", "different particles"),
         ({"contrast": 0.3}, "failed", "30%"),
-        ({"crowding": 1.5}, "failed", "point group"),
+        ({"crowding": 1.5, "group_named": True}, "failed", "point group"),
+        ({"crowding": 0.6}, "improving", "several particles"),
+        ({"crowding": 1.5, "asymmetric": False, "looks_like": "D5"}, "converged", "name that symmetry"),
         ({"junk": 5000}, "failed", "fit no pose"),
         ({"used": 150}, "improving", "200 frames"),
         ({"settled": 0.5}, "improving", "more frames"),

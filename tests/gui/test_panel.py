@@ -89,6 +89,16 @@ def test_frames_and_detector_in_one_gesture(qtbot, viewer, panel, tiny):
     assert energy.text() == "2817.8"
 
 
+def test_numbers_that_no_file_holds_fit_the_dock_on_a_small_laptop(qtbot, viewer, panel, tiny):
+    viewer.window._qt_window.resize(1366, 768)
+    drop(part(panel, QWidget, "drop"), tiny[0])
+    qtbot.waitUntil(lambda: said(panel) == "Not ready: it takes a geometry.", timeout=30_000)
+    for name in ("energy_eV", "distance_m", "pixel_size_m"):
+        field = part(panel, QLineEdit, name)
+        assert field.isVisible()
+        assert field.mapTo(panel, field.rect().bottomRight()).x() < panel.width() <= 400
+
+
 def test_a_run_by_mouse_is_seen_and_saved(qtbot, viewer, panel, tiny, engine):
     run, progress = part(panel, QPushButton, "run"), part(panel, QProgressBar, "progress")
     assert run.property("state") == "idle"

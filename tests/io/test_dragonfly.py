@@ -242,6 +242,16 @@ def test_detector_with_nan_or_wrong_radius_is_refused(tiny, tmp_path):
             read_detector(path)
 
 
+def test_a_detector_whose_pixels_all_look_one_way_is_refused(tiny, tmp_path):
+    path = tmp_path / "zero.h5"
+    path.write_bytes((tiny / "det_sim.h5").read_bytes())
+    with h5py.File(path, "a") as file:
+        for name in ("qx", "qy", "qz"):
+            file[name][:] = 0
+    with pytest.raises(InputError, match=r"zero\.h5: qx and qy are the same for all pixels"):
+        read_detector(path)
+
+
 def test_cut_text_detector_says_how_many_pixels_are_missing(tiny, tmp_path):
     path = tmp_path / "cut.dat"
     path.write_text("\n".join((tiny / "det_sim.dat").read_text().splitlines()[:100]))

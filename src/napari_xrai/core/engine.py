@@ -98,7 +98,7 @@ class Engine:
         self.radius = self.agreement = self.settled = self.band_radius = 0.0
         self.fluence_shape, self.contrast_kept, self.gain = float("inf"), 1.0, 0.0
         self.junk_law: Law | None = None
-        self.looks_like = ""
+        self.looks_like, self.asymmetric = "", False
 
     def _receive(self, frames: Frames) -> SparsePhotons:
         """Note a batch's arrival; its hits, as sparse photons on usable pixels."""
@@ -109,6 +109,11 @@ class Engine:
 
     def _settle(self, frames: SparsePhotons) -> SparsePhotons:
         """Take the pixels for what frames show them to be; the frames on those."""
+        if frames.repeat:
+            raise ValueError(
+                f"the first {len(frames):,} frames have the same photons: the detector was stuck, or one frame was "
+                "written again and again"
+            )
         move, take_out = self.settings.beam_centre == "auto", self.settings.uneven_background == "auto"
         found = settle_pixels(self.detector, self.pixels, frames, self.beam, move, take_out, self.finer)
         self.pixels, self.speckle, self.beam, self.finer = found.pixels, found.speckle, found.beam, found.finer
@@ -320,11 +325,11 @@ class Engine:
         if self.phase != "done":
             return so_far(self.phase, self.settled if self.begun else None, self.speckle.sampled, off)
         count = self.table.counters()
-        crowding = 0.0 if self.orbit is None else ViewDensity(self.table.directions(self.group)).crowding
         return judge(
             sampled=self.speckle.sampled, used=count.used, junk=count.junk, starts=self.starts,
             agreement=self.agreement, settled=self.settled, gaining=self.gaining, contrast=self.contrast_kept,
-            off_centre=off, crowding=crowding, looks_like=self.looks_like,
+            off_centre=off, crowding=ViewDensity(self.table.directions(self.group)).crowding,
+            group_named=self.orbit is not None, asymmetric=self.asymmetric, looks_like=self.looks_like,
         )  # fmt: skip
 
     def state(self) -> tuple[dict[str, Column], dict[str, Any]]:
@@ -366,6 +371,6 @@ HISTORY = ("frames_seen", "log_likelihood", "resolution_q")
 CONTINUED = (
     "history", "facts", "passes_done", "updates", "radius", "agreement", "settled", "band_radius", "contrast_kept",
     "junk_law", "gaining", "gain", "seen", "fluence_shape", "begun", "starts", "looks_like",
-    "finer",
+    "asymmetric", "finer",
 )  # fmt: skip
 """Plain values of a `Reconstruction` that a state carries."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -268,6 +268,14 @@ class Phasing:
     seed: int
     curves: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     local_resolution: Volume | None = None
+
+    def of_intensity(self, verdict: Verdict, reason: str) -> Phasing:
+        """The same, no better than the intensity: starts may well agree on the density of a wrong one."""
+        if verdict != "failed" or self.verdict == "failed":
+            return self
+        return replace(
+            self, verdict="doubtful", reason=f"the intensity is not to be believed ({reason}); {self.reason}"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -364,7 +364,7 @@ def _judge(
         words += f"; an incoherent background of {share:.0%} of a shell's intensity on average was solved for"
     if not end > 0.5 * last:
         doubts.append("they do so at low resolution only")
-    if 4 * n_kept < starts:
+    if 2 * n_kept < starts:
         doubts.append("most starts failed")
     return ("doubtful" if doubts else "agreed"), "; ".join([words, *doubts])
 

@@ -160,6 +160,15 @@ class SparsePhotons:
         out[row[near], self.pixel[near]] = self.count[near]
         return out
 
+    @property
+    def repeat(self) -> bool:
+        """Whether there are several frames, and all have the same photons."""
+        length = np.diff(self.start)
+        if len(self) < 2 or (length != length[0]).any():
+            return False
+        pixel, count = self.pixel.reshape(len(self), -1), self.count.reshape(len(self), -1)
+        return bool((pixel == pixel[0]).all() and (count == count[0]).all())
+
     def at(self, place: NDArray[np.int32]) -> SparsePhotons:
         """The photons at ``place[pixel]`` instead, without those where that is −1; by rising place within a frame."""
         row = np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self.start))

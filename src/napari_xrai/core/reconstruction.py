@@ -99,12 +99,13 @@ class Reconstruction(Engine):
 
     def _end(self) -> Iterator[Progress]:
         """Say what is to be said of the result as a whole."""
-        self.phase, self.fraction, self.looks_like = "done", 1.0, ""
+        self.phase, self.fraction, self.looks_like, self.asymmetric = "done", 1.0, "", False
         self.facts.pop("symmetry seen", None)
         if self.field is not None and self.orbit is None and self.verdict()[0] != "failed":
-            self.looks_like, self.facts["symmetry seen"] = look_for_symmetry(
+            seen = look_for_symmetry(
                 self.field.ratio, self.pixels.edge, self.pixels.inner_radius, self.radius, self.speckle.size
             )
+            self.looks_like, self.asymmetric, self.facts["symmetry seen"] = seen.group, seen.none, seen.words
         yield self.progress()
 
     def _gather(self, batches: BatchReader) -> Generator[Progress, None, tuple[SparsePhotons, bool]]:

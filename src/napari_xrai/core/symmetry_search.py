@@ -190,8 +190,26 @@ def most_alike(axes: AxisLikeness) -> list[Likeness]:
     return [Likeness(group, alike[group]) for group in dict.fromkeys((best, part))]
 
 
-def look_for_symmetry(ratio: F32, edge: int, inner: float, radius: float, speckle: float) -> tuple[str, str]:
-    """The point group that an intensity looks as if it had, or nothing; and what is to be said of it.
+@dataclass(frozen=True)
+class SymmetrySeen:
+    """What an intensity looks as if it had.
+
+    Attributes
+    ----------
+    group : str
+        Point group, or nothing.
+    none : bool
+        There is none to be seen, though it was looked for.
+    words : str
+    """
+
+    group: str
+    none: bool
+    words: str
+
+
+def look_for_symmetry(ratio: F32, edge: int, inner: float, radius: float, speckle: float) -> SymmetrySeen:
+    """The point group that an intensity looks as if it had.
 
     Parameters
     ----------
@@ -205,13 +223,15 @@ def look_for_symmetry(ratio: F32, edge: int, inner: float, radius: float, speckl
     """
     first, last = inner + 1, min(radius, inner + SEEN_WITHIN * speckle)
     if last < first + LEAST_SEEN * speckle:
-        return "", "not looked for: too few speckles are resolved"
+        return SymmetrySeen("", False, "not looked for: too few speckles are resolved")
     axes = AxisLikeness(ratio, edge, first, last, speckle / SPHERES)
     if axes.roundness.max() > ROUND:
-        return "", "round about one axis, whose order is not seen: name the point group, if it is known"
+        words = "round about one axis, whose order is not seen: name the point group, if it is known"
+        return SymmetrySeen("", False, words)
     found = most_alike(axes)
     if not found:
-        return "", "none seen"
+        return SymmetrySeen("", True, "none seen")
     words = f"{found[0].group}, {found[0].correlation:.2f} alike under its turns"
     part = "".join(f", {more.correlation:.2f} under those of its part {more.group}" for more in found[1:])
-    return found[0].group, f"looks like {words}{part}: if one is true, name it, and the map gets sharper"
+    words = f"looks like {words}{part}: if one is true, name it, and the map gets sharper"
+    return SymmetrySeen(found[0].group, False, words)

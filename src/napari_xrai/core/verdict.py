@@ -19,8 +19,12 @@ OFF_CENTRE = 0.2
 """Speckles from the beam to where photons mirror: at 0.28 starts agree on a particle that is wrong."""
 
 CROWDED_VIEWS = 1.0
-"""Unevenness of views, beyond chance, in a named point group that no sample comes with. Without a named group it proves
-nothing: frames of a symmetric particle may lie in any of its equal views.
+"""Unevenness of views, beyond chance, in a named point group that no sample comes with."""
+
+UNEVEN_VIEWS = 0.5
+"""Unevenness beyond which a particle without symmetry may be several: frames of one in all orientations have at most
+0.1, 0.24 with a tenth of junk; frames of two particles 1.2, of many 0.7, half and a fifth of noise 2.7 and 1.0. Where a
+symmetry is seen it proves nothing: frames may lie in any of a particle's equal views.
 """
 
 
@@ -57,6 +61,8 @@ def judge(
     contrast: float,
     off_centre: float,
     crowding: float,
+    group_named: bool,
+    asymmetric: bool,
     looks_like: str,
 ) -> tuple[Verdict, str]:
     """The verdict on a reconstruction that has made all its passes, and why.
@@ -80,7 +86,10 @@ def judge(
     off_centre : float
         Speckles between the beam and where photons mirror.
     crowding : float
-        Of the views, those that a named point group makes equal included; 0 where none is named.
+        Of the views, those that a named point group makes equal included.
+    group_named : bool
+    asymmetric : bool
+        No symmetry is to be seen in the intensity, and none was named.
     looks_like : str
         Point group that nobody named and the intensity looks as if it had, or nothing.
     """
@@ -90,12 +99,17 @@ def judge(
         return "failed", f"{starts} starts from different noise found different particles"
     if contrast < LEAST_CONTRAST:
         return "failed", f"the intensity has only {contrast:.0%} of the speckles' contrast that pairs of photons show"
-    if crowding > CROWDED_VIEWS:
+    if group_named and crowding > CROWDED_VIEWS:
         return "failed", "frames crowd in a few views of the point group: try another seed, or another group"
     if junk > used:
         return "failed", f"{junk / (junk + used):.0%} of the frames fit no pose: look at them, and at the mask"
     if used < FEW_FRAMES:
         return "improving", f"fewer than {FEW_FRAMES} frames are too few to be sure: give it more"
+    if asymmetric and crowding > UNEVEN_VIEWS:
+        return "improving", (
+            "poses crowd along few directions: frames of several particles do that, noise among them, or a particle "
+            "that lay aligned; sort the frames before you believe the map"
+        )
     if settled < (AT_REST if gaining else SETTLED):
         remedy = ": give it more passes" if gaining else ", which gained nothing: it wants more frames"
         if looks_like and not gaining:

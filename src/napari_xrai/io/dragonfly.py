@@ -207,6 +207,8 @@ def read_detector(path: Path) -> tuple[Detector, tuple[str, ...]]:
     q, response = columns[:, :3], columns[:, 3]
     if not np.isfinite(columns[:, :4]).all() or not (response >= 0).all():
         raise InputError(f"{path}: qx, qy, qz and corr must be finite and corr not negative: make the detector again")
+    if (q[:, :2] == q[0, :2]).all():
+        raise InputError(f"{path}: qx and qy are the same for all pixels: make the detector again")
     notes = []
     if q[:, 2].max() > 0 and abs(q[:, 2].max()) > abs(q[:, 2].min()):
         q = q * [1.0, 1.0, -1.0]
@@ -241,7 +243,7 @@ def _read_hdf5_columns(path: Path) -> tuple[NDArray[np.float64], float | None, N
     for name in ("qx", "qy", "qz", "corr", "mask"):
         column = found[name]
         if column is None:
-            raise InputError(f"{path} has no dataset {name} of numbers: it is not a complete detector file")
+            raise InputError(f"{path} has no dataset {name} of numbers: give a complete detector file")
         columns.append(column)
     radius = None if found["ewald_rad"] is None else float(found["ewald_rad"][0])
     background = found["background"]
@@ -276,7 +278,7 @@ def _read_ascii_columns(path: Path) -> tuple[NDArray[np.float64], float | None, 
     try:
         columns = np.loadtxt(path, skiprows=1, ndmin=2)
     except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}): make the detector again") from error
+        raise InputError(f"{path} is damaged or cut short, not 5 numbers a pixel: copy it again in full") from error
     if columns.shape != (int(header[0]), 5):
         raise InputError(f"{path} promises {int(header[0]):,} pixels but has {len(columns):,}: copy it again in full")
     return columns, header[2] if len(header) == 3 else None, None

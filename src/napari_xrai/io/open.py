@@ -34,6 +34,9 @@ PIXELS_AT_ONCE = 4_000_000
 """The first look of all takes no longer than this needs."""
 
 
+FEWEST_CELLS = 64
+"""That summed pixels may leave: fewer hold no pattern."""
+
 BACKGROUND_NOTE = (
     "the background in these files is not used: what is uneven of it is found in the frames, the rest becomes part of "
     "the intensity"
@@ -233,7 +236,15 @@ def binned(source: BatchedSource, binning: int | Literal["auto"]) -> BatchedSour
     if source.detector is None:
         return source
     factor = working_binning(source.detector) if binning == "auto" else binning
-    return BinnedSource(source, factor) if factor > 1 else source
+    if factor <= 1:
+        return source
+    summed = BinnedSource(source, factor)
+    if summed.n_pixels < FEWEST_CELLS:
+        raise InputError(
+            f"{source.paths[0]}: a binning of {factor} leaves {summed.n_pixels} of {source.n_pixels:,} pixels: "
+            "give a smaller one"
+        )
+    return summed
 
 
 def _are_alike(detectors: list[Path], frames: Path) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from qtpy.QtCore import QLocale, Signal
 from qtpy.QtGui import QDoubleValidator
-from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QLineEdit, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QGridLayout, QLabel, QLineEdit, QVBoxLayout, QWidget
 
 from .inputs import Found, Inputs
 
@@ -21,6 +21,8 @@ HINTS = {
     "wavelength": "else sizes stay in voxels",
     "geometry": "Drop their detector file too, or give these numbers.",
 }
+
+CELLS_IN_A_ROW, COLUMNS_OF_A_CELL = 2, 3
 
 REMEMBERED = "Remembered from the last time: change what is different now."
 
@@ -39,22 +41,24 @@ class FoundView(QWidget):
         self._hint = QLabel(self)
         self._hint.setWordWrap(True)
         self._fields: dict[str, QLineEdit] = {}
-        self._cells: dict[str, QWidget] = {}
+        self._cells: dict[str, tuple[QWidget, ...]] = {}
         self._polarization = QComboBox(self)
         self._polarization.setObjectName("xrai-polarization")
         self._polarization.addItems(POLARIZATIONS)
         self._polarization.activated.connect(self.edited)
-        row = QHBoxLayout()
-        row.setSpacing(8)
+        grid = QGridLayout()
+        grid.setHorizontalSpacing(5)
+        grid.setVerticalSpacing(3)
+        grid.setColumnStretch(CELLS_IN_A_ROW * COLUMNS_OF_A_CELL, 1)
         for name, (label, unit) in NUMBERS.items():
-            row.addWidget(self._cell(name, label, self._number_field(name, f"{label} ({unit})"), unit))
-        row.addWidget(self._cell("polarization", "polarised along", self._polarization, ""))
-        row.addWidget(self._aside, 1)
+            self._add_cell(grid, name, label, self._number_field(name, f"{label} ({unit})"), unit)
+        self._add_cell(grid, "polarization", "polarised along", self._polarization, "")
+        grid.addWidget(self._aside, 0, COLUMNS_OF_A_CELL, 1, -1)  # there is a second cell, or an aside
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(3)
         layout.addWidget(self._sentence)
-        layout.addLayout(row)
+        layout.addLayout(grid)
         layout.addWidget(self._hint)
         self.show_found(Found(Inputs()))
 
@@ -71,7 +75,9 @@ class FoundView(QWidget):
         asked = {field for name in missing for field in ASKED.get(name, ())}
         asked |= {name for name in self._cells if getattr(inputs, name) is not None}
         for name, cell in self._cells.items():
-            cell.setVisible(name in asked)
+            for part in cell:
+                part.setVisible(name in asked)
+        self._aside.setVisible(bool(self._aside.text()))
         for name, field in self._fields.items():
             given = getattr(inputs, name)
             if name not in asked:
@@ -122,15 +128,12 @@ class FoundView(QWidget):
         field.editingFinished.connect(self.edited)
         return field
 
-    def _cell(self, name: str, label: str, field: QWidget, unit: str) -> QWidget:
-        cell = self._cells[name] = QWidget(self)
-        row = QHBoxLayout(cell)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.setSpacing(3)
-        row.addWidget(QLabel(label, cell))
-        row.addWidget(field)
-        row.addWidget(QLabel(unit, cell))
-        return cell
+    def _add_cell(self, grid: QGridLayout, name: str, label: str, field: QWidget, unit: str) -> None:
+        """The next label, field and unit: two to a row, for the dock is narrow."""
+        row, place = divmod(len(self._cells), CELLS_IN_A_ROW)
+        self._cells[name] = cell = QLabel(label, self), field, QLabel(unit, self)
+        for column, part in enumerate(cell, COLUMNS_OF_A_CELL * place):
+            grid.addWidget(part, row, column)
 
 
 def _show_number(field: QLineEdit, value: float) -> None:

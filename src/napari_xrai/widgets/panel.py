@@ -171,7 +171,10 @@ class ReconstructPanel(Face):
         self._found = found
         self.drop_zone.show_files(found.names)
         self.found_view.show_found(found)
-        self.say("Ready: press Start." if found.inputs.frames else "")
+        if found.description is not None and "geometry" in found.description.missing:
+            self.say("Not ready: it takes a geometry.", "warning")
+        else:
+            self.say("Ready: press Start." if found.inputs.frames else "")
         if found.inputs.run is not None:
             self._open_run(found.inputs.run)
         else:
