@@ -313,7 +313,7 @@ def _density(now: Snapshot) -> tuple[list[Picture], str]:
     if not views:
         return [], "The density is empty."
     words = _phasing_words(now.phasing)
-    if now.verdict == "failed":
+    if now.verdict == "failed" and (now.phasing is None or now.phasing.verdict == "agreed"):
         words = f"Not to be believed: the intensity it was phased from has not converged. {words}"
     return views, words
 

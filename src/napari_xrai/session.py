@@ -263,7 +263,7 @@ class Session:
         """What went in, in words: it is kept with the result, which may be all that is left one day."""
         detector, energy = self._detector, self._detector.energy_eV
         photons = f", {self._photons / self._counted:,.4g} photons each" if self._counted else ""
-        pixels = " × ".join(str(side) for side in detector.shape)
+        pixels = " × ".join(f"{side:,}" for side in detector.shape)
         mask = detector.mask if used is None else used.mask
         faults = ", ".join(f"{n:,} × {what}" for what, n in getattr(self.source, "faults", {}).items())
         return {

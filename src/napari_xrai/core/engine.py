@@ -16,7 +16,6 @@ from .amortised import AmortisedPoses
 from .beam_centre import Beam
 from .blocks import Column
 from .contrast import photon_contrast
-from .coverage import ViewDensity
 from .evidence import Evidence
 from .field import DARKEST, IntensityField, RadialProfile
 from .fields import make_field
@@ -98,7 +97,7 @@ class Engine:
         self.radius = self.agreement = self.settled = self.band_radius = 0.0
         self.fluence_shape, self.contrast_kept, self.gain = float("inf"), 1.0, 0.0
         self.junk_law: Law | None = None
-        self.looks_like, self.asymmetric = "", False
+        self.looks_like, self.asymmetric, self.crowding = "", False, 0.0
 
     def _receive(self, frames: Frames) -> SparsePhotons:
         """Note a batch's arrival; its hits, as sparse photons on usable pixels."""
@@ -328,8 +327,8 @@ class Engine:
         return judge(
             sampled=self.speckle.sampled, used=count.used, junk=count.junk, starts=self.starts,
             agreement=self.agreement, settled=self.settled, gaining=self.gaining, contrast=self.contrast_kept,
-            off_centre=off, crowding=ViewDensity(self.table.directions(self.group)).crowding,
-            group_named=self.orbit is not None, asymmetric=self.asymmetric, looks_like=self.looks_like,
+            off_centre=off, crowding=self.crowding, group_named=self.orbit is not None, asymmetric=self.asymmetric,
+            looks_like=self.looks_like,
         )  # fmt: skip
 
     def state(self) -> tuple[dict[str, Column], dict[str, Any]]:

@@ -100,6 +100,7 @@ class Reconstruction(Engine):
     def _end(self) -> Iterator[Progress]:
         """Say what is to be said of the result as a whole."""
         self.phase, self.fraction, self.looks_like, self.asymmetric = "done", 1.0, "", False
+        self.crowding = ViewDensity(self.table.directions(self.group)).crowding
         self.facts.pop("symmetry seen", None)
         if self.field is not None and self.orbit is None and self.verdict()[0] != "failed":
             seen = look_for_symmetry(

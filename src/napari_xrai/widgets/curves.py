@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pyqtgraph as pg
 from qtpy.QtCore import QSize
-from qtpy.QtWidgets import QTableWidget, QTableWidgetItem, QTabWidget, QWidget
+from qtpy.QtWidgets import QHeaderView, QTableWidget, QTableWidgetItem, QTabWidget, QWidget
 
 from ..layers import Curves
 
@@ -63,6 +63,8 @@ class CurvesView(QTabWidget):
         self._facts.horizontalHeader().hide()
         self._facts.horizontalHeader().setStretchLastSection(True)
         self._facts.verticalHeader().hide()
+        self._facts.verticalHeader().setMinimumSectionSize(ROW_HEIGHT)
+        self._facts.verticalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)  # long words wrap
         self._facts.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
         self._facts.setShowGrid(False)
         self.setTabToolTip(self.addTab(self._facts, "Chosen"), "What was chosen from the data")
@@ -99,7 +101,6 @@ class CurvesView(QTabWidget):
                     self._facts.setItem(row, column, QTableWidgetItem(text))
                 elif item.text() != text:
                     item.setText(text)
-            self._facts.setRowHeight(row, ROW_HEIGHT)
         self._facts.resizeColumnToContents(0)
 
     def set_colors(self, background: str, text: str, line: str) -> None:
