@@ -110,6 +110,17 @@ def test_frames_of_two_particles_are_never_called_one(case):
     assert verdict == "improving" and "several particles" in reason
 
 
+def test_frames_without_speckles_take_one_pass_and_have_failed(case, one_start):
+    rng = np.random.default_rng(0)
+    mean = case.frames.dense().mean(0)
+    blank = replace(case, frames=Frames.from_dense(rng.poisson(mean, (300, *mean.shape))))
+    engine, steps = blank.run(300)
+    deque(steps, maxlen=0)
+    verdict, reason = engine.verdict()
+    assert verdict == "failed" and "no speckles" in reason
+    assert engine.passes_done == 1
+
+
 def test_a_stuck_detector_is_said(case):
     stuck = case.frames.take(np.full(300, 1))
     _, steps = replace(case, frames=stuck).run(300)

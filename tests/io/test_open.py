@@ -169,6 +169,13 @@ def test_each_bad_input_is_one_sentence_with_file_and_remedy(tiny, tmp_path):
     np.save(wrong_size, np.zeros(100, np.uint8))
     np.save(odd, np.full(4096, 7, np.uint8))
     np.save(true_false, np.zeros(4096, bool))
+    waves, cut = tmp_path / "waves.npy", tmp_path / "cut.npy"
+    np.save(waves, np.zeros((3, 8, 8), complex))
+    cut.write_bytes(waves.read_bytes()[:-100])
+    listless = tmp_path / "listless.h5"
+    listless.write_bytes((tiny / "photons.h5").read_bytes())
+    with h5py.File(listless, "a") as file:
+        del file["place_ones"]
     small = tmp_path / "small.dat"
     small.write_text("2 250 250\n0 1 -0.002 1 0\n1 0 -0.002 1 0\n")
     photons, detector = tiny / "photons.emc", tiny / "det_sim.h5"
@@ -179,6 +186,9 @@ def test_each_bad_input_is_one_sentence_with_file_and_remedy(tiny, tmp_path):
         (lambda: open_source([tmp_path / "none.cxi"]), "none.cxi does not exist"),
         (lambda: open_source([empty]), "empty.cxi is empty"),
         (lambda: open_source([text]), "paper.pdf is of no known format"),
+        (lambda: open_source([waves]), "waves.npy holds complex128, 3 × 8 × 8: give counts of photons"),
+        (lambda: open_source([cut]), "cut.npy cannot be read as a NumPy array"),
+        (lambda: open_source([listless]), "listless.h5 has no dataset place_ones"),
         (lambda: open_source([folder]), "folder holds no frames"),
         (lambda: open_source([detector]), "there are no frames"),
         (lambda: open_source([]), "there are no frames: nothing was given"),

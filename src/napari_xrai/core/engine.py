@@ -38,7 +38,7 @@ from .sizing import measure_size
 from .symmetry import Orbit, point_group
 from .torch_backend import backend_of
 from .trust import Trust, assess
-from .verdict import judge, so_far
+from .verdict import hopeless, judge, so_far
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -317,6 +317,11 @@ class Engine:
     def pose_columns(self) -> Mapping[str, Column]:
         """Every frame's pose, by the names of `Poses`, to be written before the engine goes on: nothing is copied."""
         return self.table.pose_columns()
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether the frames show that no pass will find anything."""
+        return bool(hopeless(self.speckle.sampled, self.beam.off if self.beam else 0.0))
 
     def verdict(self) -> tuple[Verdict, str]:
         """One look, with the reason in words."""

@@ -40,7 +40,7 @@ def is_binary_photons(look: Glance) -> bool:
 
 def is_hdf5_photons(look: Glance) -> bool:
     """Whether this is an HDF5 emc file, complete or not."""
-    return look.hdf5 is not None and "place_ones" in look.hdf5
+    return look.hdf5 is not None and any(name in look.hdf5 for name in ("place_ones", "place_multi"))
 
 
 def is_detector(look: Glance) -> bool:

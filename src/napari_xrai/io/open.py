@@ -22,7 +22,7 @@ from .folder import expand, in_order, without_repeats
 from .formats import FORMATS, DetectorFormat, FrameFormat, Kind, OtherFormat
 from .glance import glance
 from .mask import read_mask
-from .plain import open_dataset, split_dataset
+from .plain import open_dataset, refuse_array, split_dataset
 from .select import SelectedSource, read_selection
 from .source import CENTRE_ASSUMED, Beam, FrameSource, InputError
 from .units import check_beam
@@ -34,7 +34,7 @@ PIXELS_AT_ONCE = 4_000_000
 """The first look of all takes no longer than this needs."""
 
 
-FEWEST_CELLS = 64
+FEWEST_CELLS = 8
 """That summed pixels may leave: fewer hold no pattern."""
 
 BACKGROUND_NOTE = (
@@ -280,7 +280,10 @@ def _sort_paths(paths: Sequence[Path]) -> tuple[list[Path], list[Path], list[Pat
             raise InputError(f"{path} is a run, not frames: see it with napari-xrai report {path}, or in napari")
         elif kind in sorted_:
             sorted_[kind].append(path)
+        elif kind == "volume":
+            raise InputError(f"{path} is a map, not frames: give frames, a detector file or a mask")
         else:
+            refuse_array(path)
             raise InputError(f"{path} is of no known format: give frames, a detector file or a mask")
     if not sorted_["frames"]:
         what = "nothing was given" if not paths else f"{paths[0]} is a {classify(paths[0])} file"

@@ -181,6 +181,24 @@ def is_numpy_frames(look: Glance) -> bool:
     return _can_hold_frames(array.shape, array.dtype)
 
 
+def refuse_array(path: Path) -> None:
+    """Say why a ``.npy`` file is none of frames; nothing of other files.
+
+    Raises
+    ------
+    InputError
+        If it is a NumPy array.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        if file.read(len(NUMPY_MAGIC)) != NUMPY_MAGIC:
+            return
+    array = load_npy(path)
+    shape = " × ".join(map(str, array.shape)) or "a single number"
+    raise InputError(f"{path} holds {array.dtype}, {shape}: give counts of photons, as frames × rows × columns")
+
+
 def is_plain_hdf5(look: Glance) -> bool:
     """Whether it is HDF5 with a dataset that can hold frames."""
     return look.hdf5 is not None and bool(frame_datasets(look.path))
