@@ -170,3 +170,5 @@ def test_only_large_detectors_are_binned_unasked_and_it_is_said(files):
     assert "2×2 pixels summed on reading" in binned.notes and binned.n_pixels < 10
     assert binned.identity(np.array([6]))["trainId"].tolist() == [1000]
     assert Frames.concatenate(list(binned.batches(3))).photons.tolist() == [1] * 6 + [2]
+    with pytest.raises(InputError, match="a binning of 3 leaves next to nothing of"):
+        open_source(files, binning=3)

@@ -34,9 +34,6 @@ PIXELS_AT_ONCE = 4_000_000
 """The first look of all takes no longer than this needs."""
 
 
-FEWEST_CELLS = 8
-"""That summed pixels may leave: fewer hold no pattern."""
-
 BACKGROUND_NOTE = (
     "the background in these files is not used: what is uneven of it is found in the frames, the rest becomes part of "
     "the intensity"
@@ -238,13 +235,10 @@ def binned(source: BatchedSource, binning: int | Literal["auto"]) -> BatchedSour
     factor = working_binning(source.detector) if binning == "auto" else binning
     if factor <= 1:
         return source
-    summed = BinnedSource(source, factor)
-    if summed.n_pixels < FEWEST_CELLS:
-        raise InputError(
-            f"{source.paths[0]}: a binning of {factor} leaves {summed.n_pixels} of {source.n_pixels:,} pixels: "
-            "give a smaller one"
-        )
-    return summed
+    if 2 * factor > min(source.shape):
+        rows = " × ".join(map(str, source.shape))
+        raise InputError(f"{source.paths[0]}: a binning of {factor} leaves next to nothing of {rows} pixels: give less")
+    return BinnedSource(source, factor)
 
 
 def _are_alike(detectors: list[Path], frames: Path) -> bool:
