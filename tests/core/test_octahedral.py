@@ -11,6 +11,7 @@ from napari_xrai.core.resolution import sample
 from napari_xrai.core.rotations import align_poses, fibonacci_directions, quaternion_to_matrix
 from napari_xrai.core.simulate import Preset, simulate
 from napari_xrai.core.symmetry import point_group
+from napari_xrai.core.verdict import UNEVEN_VIEWS
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +25,18 @@ def cubes():
     return detector, truth, Frames.concatenate(list(batches))
 
 
-@pytest.mark.parametrize("proposals", ["search", "encoder"])
-def test_a_nanocube_named_octahedral_is_found_and_its_intensity_has_the_symmetry(cubes, proposals):
-    detector, truth, frames = cubes
-    settings = ReconstructionSettings(seed=3, symmetry="O", proposals=proposals)
-    engine = Reconstruction(detector, settings, len(frames))
+def reconstructed(cubes, **settings):
+    detector, _, frames = cubes
+    engine = Reconstruction(detector, ReconstructionSettings(**settings), len(frames))
     for _ in engine.run(lambda size, start: (frames.take(slice(a, a + size)) for a in range(start, len(frames), size))):
         pass
-    snapshot = engine.snapshot(all_poses=True)
+    return engine
+
+
+@pytest.mark.parametrize("proposals", ["search", "encoder"])
+def test_a_nanocube_named_octahedral_is_found_and_its_intensity_has_the_symmetry(cubes, proposals):
+    truth = cubes[1]
+    snapshot = reconstructed(cubes, seed=3, symmetry="O", proposals=proposals).snapshot(all_poses=True)
     assert snapshot.verdict == "converged", snapshot.reason
     rotation = quaternion_to_matrix(snapshot.poses.quaternion)
     _, error = align_poses(rotation, truth.rotation[snapshot.poses.frame], truth.point_group)
@@ -42,3 +47,10 @@ def test_a_nanocube_named_octahedral_is_found_and_its_intensity_has_the_symmetry
         for turn in point_group("O")[1:]:
             turned = sample(snapshot.intensity, radius * snapshot.intensity.voxel_size * direction @ turn.T)
             assert np.corrcoef(value, turned)[0, 1] > 0.97
+
+
+def test_views_of_a_nanocube_that_nobody_named_may_crowd_and_its_symmetry_is_said(cubes):
+    engine = reconstructed(cubes, seed=4)
+    assert engine.crowding > UNEVEN_VIEWS  # frames lie in any of the equal views
+    _, reason = engine.verdict()
+    assert "looks like O" in reason and "several particles" not in reason
