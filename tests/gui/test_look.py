@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 from conftest import drop, said
-from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtCore import QPoint, QPointF, Qt, QTimer
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QComboBox, QLabel, QProgressBar, QPushButton, QSpinBox, QWidget
 
@@ -254,14 +254,15 @@ def test_measuring_shows_progress_can_be_stopped_and_does_not_block(qtbot, viewe
     monkeypatch.setattr(look_job, "take_first_look", slowly)
     look.load([path])
     qtbot.waitUntil(lambda: look._look is not None, timeout=30_000)
-    beats = []
-    timer = look._pull_timer
+    beats, timer = [], QTimer()
     timer.timeout.connect(lambda: beats.append(time.monotonic()))
+    timer.start(20)
     bar = part(look, QProgressBar, "progress")
     qtbot.waitUntil(lambda: bar.isVisible() and bar.value() >= 200, timeout=30_000)
     assert bar.maximum() == 1000
     qtbot.mouseClick(part(look, QPushButton, "measure"), LEFT)
     qtbot.waitUntil(lambda: part(look, QPushButton, "measure").text() == "Measure", timeout=30_000)
+    timer.stop()
     looked = len(look._look)
     assert 200 <= looked < 1000
     assert f"of {looked:,} frames looked at" in text(look, "hits")
