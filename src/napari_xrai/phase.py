@@ -134,7 +134,7 @@ class RunPhasing:
         else:
             lines.append(str(beside_result(self.saved.path, "density.mrc")))
         if (page := beside_result(self.saved.path, "report.html")).exists():
-            lines.append(f"{page} is of before: napari-xrai report {self.saved.path} makes it anew")
+            lines.append(f"{page} shows what was there before: renew it with  napari-xrai report {self.saved.path}")
         return "\n".join(line for line in lines if line)
 
 

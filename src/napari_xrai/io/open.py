@@ -235,9 +235,9 @@ def binned(source: BatchedSource, binning: int | Literal["auto"]) -> BatchedSour
     factor = working_binning(source.detector) if binning == "auto" else binning
     if factor <= 1:
         return source
-    if 2 * factor > min(source.shape):
-        rows = " × ".join(map(str, source.shape))
-        raise InputError(f"{source.paths[0]}: a binning of {factor} leaves next to nothing of {rows} pixels: give less")
+    if (2 * factor) ** 2 > source.n_pixels:
+        n = source.n_pixels
+        raise InputError(f"{source.paths[0]}: a binning of {factor} leaves next to nothing of {n:,} pixels: give less")
     return BinnedSource(source, factor)
 
 
