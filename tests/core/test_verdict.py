@@ -2,7 +2,7 @@
 
 import pytest
 
-from napari_xrai.core.verdict import judge, so_far
+from napari_xrai.core.verdict import Signs, judge, so_far
 
 GOOD = {
     "sampled": True, "used": 4000, "junk": 100, "starts": 5, "agreement": 0.95, "settled": 0.98, "gaining": False,
@@ -11,7 +11,7 @@ GOOD = {
 
 
 def test_a_run_with_nothing_against_it_has_converged():
-    assert judge(**GOOD)[0] == "converged"
+    assert judge(Signs(**GOOD))[0] == "converged"
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_a_run_with_nothing_against_it_has_converged():
     ],
 )
 def test_one_thing_against_it_is_enough_and_is_named(what, verdict, word):
-    found, reason = judge(**{**GOOD, **what})
+    found, reason = judge(Signs(**{**GOOD, **what}))
     assert found == verdict and word in reason
 
 
@@ -42,7 +42,7 @@ def test_what_no_pass_will_mend_is_said_from_the_start():
     for wrong, word in (({"sampled": False, "off_centre": 0.0}, "speckles"), ({"off_centre": 0.4}, "mirror")):
         verdict, reason = so_far("start 1", 0.0, **{"sampled": True, **wrong})
         assert verdict == "failed" and word in reason
-        assert (verdict, reason) == judge(**{**GOOD, **wrong})  # as at the end
+        assert (verdict, reason) == judge(Signs(**{**GOOD, **wrong}))  # as at the end
     verdict, reason = so_far("start 1", None, sampled=True, off_centre=0.1)
     assert verdict == "improving" and "not found yet" in reason and "%" not in reason
     verdict, reason = so_far("pass 2 of 8", 0.5, sampled=True, off_centre=0.1)

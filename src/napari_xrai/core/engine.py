@@ -38,7 +38,7 @@ from .sizing import measure_size
 from .symmetry import Orbit, point_group
 from .torch_backend import backend_of
 from .trust import Trust, assess
-from .verdict import hopeless, judge, so_far
+from .verdict import Signs, hopeless, judge, so_far
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -319,22 +319,26 @@ class Engine:
         return self.table.pose_columns()
 
     @property
-    def is_hopeless(self) -> bool:
-        """Whether the frames show that no pass will find anything."""
-        return bool(hopeless(self.speckle.sampled, self.beam.off if self.beam else 0.0))
+    def off_centre(self) -> float:
+        """Speckles from the beam, as it was settled, to where photons mirror."""
+        return self.beam.off if self.beam else 0.0
+
+    @property
+    def hopeless(self) -> str:
+        """Why no pass will find anything, as the frames show; nothing where there is hope."""
+        return hopeless(self.speckle.sampled, self.off_centre)
 
     def verdict(self) -> tuple[Verdict, str]:
         """One look, with the reason in words."""
-        off = self.beam.off if self.beam else 0.0
         if self.phase != "done":
-            return so_far(self.phase, self.settled if self.begun else None, self.speckle.sampled, off)
+            return so_far(self.phase, self.settled if self.begun else None, self.speckle.sampled, self.off_centre)
         count = self.table.counters()
-        return judge(
+        return judge(Signs(
             sampled=self.speckle.sampled, used=count.used, junk=count.junk, starts=self.starts,
             agreement=self.agreement, settled=self.settled, gaining=self.gaining, contrast=self.contrast_kept,
-            off_centre=off, crowding=self.crowding, group_named=self.orbit is not None, asymmetric=self.asymmetric,
-            looks_like=self.looks_like,
-        )  # fmt: skip
+            off_centre=self.off_centre, crowding=self.crowding, group_named=self.orbit is not None,
+            asymmetric=self.asymmetric, looks_like=self.looks_like,
+        ))  # fmt: skip
 
     def state(self) -> tuple[dict[str, Column], dict[str, Any]]:
         """Arrays, the table's own too, and a JSON-able rest, from which `restore` goes on; empty before a full pass."""

@@ -41,7 +41,6 @@ from .reconstruction_settings import ReconstructionSettings
 from .reservoir import Block, Growing, Volumes, add_volumes, scale_volumes
 from .stopping import GAINING
 from .stream_watch import StreamWatch
-from .verdict import hopeless
 from .workers import chunks
 
 F64 = NDArray[np.float64]
@@ -430,8 +429,7 @@ class OnlineReconstruction(Reconstruction):
         """While frames arrive, it improves if it can; poses that stay are told after the stream has ended."""
         if not self.live:
             return super().verdict()
-        reason = hopeless(self.speckle.sampled, self.beam.off if self.beam else 0.0)
-        return ("failed", reason) if reason else ("improving", self.phase)
+        return ("failed", self.hopeless) if self.hopeless else ("improving", self.phase)
 
     # ---------------------------------------------------------------- to continue later
 

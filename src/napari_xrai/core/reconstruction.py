@@ -158,7 +158,7 @@ class Reconstruction(Engine):
         """Passes known to be needed: as many updates as the resolution takes to the edge, and more while they pay."""
         if self.settings.passes is not None:
             return self.settings.passes
-        if self.is_hopeless:
+        if self.hopeless:
             return 1
         per_pass = max(1, round((n_frames or FRAMES_PER_UPDATE) / FRAMES_PER_UPDATE))
         marching = (self.pixels.orient_radius - self.start_radius) / (MARCH * self.speckle.size)
